@@ -1,0 +1,1 @@
+"""Plans, schemas and errors as text and as JSON."""

@@ -1,0 +1,1 @@
+"""The history: scripts, their graph, the template of a new one."""

@@ -1,0 +1,1 @@
+"""Where weights and training state sit inside a checkpoint."""
