@@ -1,0 +1,277 @@
+"""The system calls that a commit stands on, one thin function each.
+
+Every byte that reaches a checkpoint goes through here, so a test can see, fail or kill each call:
+set `before` and it is called with the call's name and arguments before the kernel is. A call that
+may do less than it was asked to (a short read, a short write, a short copy) is repeated until
+everything is done, and each repetition is announced apart. EINTR is retried by Python itself.
+"""
+
+# Flags, descriptors and errno are the subject here; pathlib would hide them.
+# ruff: noqa: PTH102, PTH104, PTH108, PTH116
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ckmigrate.errors import StorageError
+
+__all__ = [
+    "before",
+    "chmod",
+    "chown",
+    "close",
+    "copy_range",
+    "fsync",
+    "fsync_folder",
+    "link",
+    "lock",
+    "lstat",
+    "mkdir",
+    "open_fd",
+    "pread",
+    "preallocate",
+    "pwrite",
+    "rename",
+    "rename_new",
+    "stat",
+    "statvfs",
+    "unlink",
+]
+
+before: Callable[[str, tuple[object, ...]], None] | None = None
+
+_PIECE: Final = 64 << 20
+_BUFFER: Final = 4 << 20
+_CANNOT_COPY: Final = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+)
+_CANNOT_ALLOCATE: Final = frozenset(
+    {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV, errno.EBADF}
+)
+_CANNOT_LINK: Final = frozenset(
+    {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+)
+_CANNOT_SYNC_FOLDER: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def _announce(name: str, *arguments: object) -> None:
+    if before is not None:
+        before(name, arguments)
+
+
+def open_fd(path: Path, flags: int, *, mode: int = 0o600) -> int:
+    """A new descriptor, closed on exec."""
+    _announce("open", path, flags)
+    return os.open(path, flags | os.O_CLOEXEC, mode)
+
+
+def close(fd: int) -> None:
+    """Close; what an fsync did not report is not reported here either."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
+def stat(target: Path | int) -> os.stat_result:
+    _announce("stat", target)
+    return os.stat(target)
+
+
+def lstat(path: Path) -> os.stat_result | None:
+    """The entry itself, links not followed; None where there is no such entry."""
+    _announce("lstat", path)
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def statvfs(folder: Path) -> os.statvfs_result:
+    _announce("statvfs", folder)
+    return os.statvfs(folder)
+
+
+def mkdir(path: Path, *, mode: int = 0o700) -> None:
+    _announce("mkdir", path)
+    os.mkdir(path, mode)
+
+
+def pread(fd: int, nbytes: int, *, offset: int) -> bytes:
+    """Exactly `nbytes` from `offset`; StorageError CKM753 where the file ends before."""
+    parts: list[bytes] = []
+    missing = nbytes
+    while missing:
+        part = _pread_some(fd, missing, offset + nbytes - missing)
+        parts.append(part)
+        missing -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _pread_some(fd: int, nbytes: int, offset: int) -> bytes:
+    _announce("pread", fd, nbytes, offset)
+    part = os.pread(fd, min(nbytes, _PIECE), offset)
+    if not part:
+        raise StorageError(
+            "CKM753",
+            "the file became shorter while it was read",
+            why=f"{nbytes} more bytes were expected at offset {offset}, and the file ends there",
+            fix="Run again when nothing else writes to the file.",
+        )
+    return part
+
+
+def pwrite(fd: int, data: bytes | bytearray | memoryview, *, offset: int) -> None:
+    """All of `data` at `offset`."""
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        _announce("pwrite", fd, len(view) - done, offset + done)
+        written = os.pwrite(fd, view[done : done + _PIECE], offset + done)
+        if written == 0:
+            raise OSError(errno.EIO, "the file system accepted no bytes")
+        done += written
+
+
+def copy_range(
+    source_fd: int, target_fd: int, *, source_offset: int, target_offset: int, nbytes: int
+) -> None:
+    """Copy bytes between two files inside the kernel, sharing blocks where it can.
+
+    Falls back to reading and writing where the kernel refuses the pair of files. StorageError
+    CKM753 where the source ends before `nbytes`.
+    """
+    done = 0
+    while done < nbytes:
+        moved = _copy_some(
+            source_fd, target_fd, source_offset + done, target_offset + done, nbytes - done
+        )
+        if moved == 0:
+            # Some file systems answer 0 before the end of a file: only a read knows the truth.
+            moved = _pump(
+                source_fd, target_fd, source_offset + done, target_offset + done, nbytes - done
+            )
+        done += moved
+
+
+def _copy_some(
+    source_fd: int, target_fd: int, source_offset: int, target_offset: int, nbytes: int
+) -> int:
+    """Bytes that the kernel copied; 0 where it cannot copy between these files."""
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    _announce("copy_file_range", source_fd, target_fd, source_offset, target_offset, nbytes)
+    try:
+        return os.copy_file_range(
+            source_fd, target_fd, min(nbytes, _PIECE), source_offset, target_offset
+        )
+    except OSError as error:
+        if error.errno not in _CANNOT_COPY:
+            raise
+        return 0
+
+
+def _pump(
+    source_fd: int, target_fd: int, source_offset: int, target_offset: int, nbytes: int
+) -> int:
+    """Copy up to one piece through memory; how many bytes it was."""
+    done, end = 0, min(nbytes, _PIECE)
+    while done < end:
+        data = _pread_some(source_fd, min(_BUFFER, end - done), source_offset + done)
+        pwrite(target_fd, data, offset=target_offset + done)
+        done += len(data)
+    return done
+
+
+def preallocate(fd: int, nbytes: int) -> None:
+    """Give the file its final size, with disk blocks behind it where the file system can."""
+    _announce("posix_fallocate", fd, nbytes)
+    try:
+        os.posix_fallocate(fd, 0, nbytes)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _CANNOT_ALLOCATE:
+            raise
+        _announce("ftruncate", fd, nbytes)
+        os.ftruncate(fd, nbytes)
+
+
+def fsync(fd: int) -> None:
+    """Force a file to stable storage. Not to be tried again after an error: the kernel may have
+    dropped the bytes that it could not write and would then report success."""
+    _announce("fsync", fd)
+    os.fsync(fd)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Force the entries of a folder to stable storage, where the file system offers it."""
+    fd = open_fd(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fsync(fd)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDER:
+            raise
+    finally:
+        close(fd)
+
+
+def chmod(fd: int, mode: int) -> None:
+    _announce("fchmod", fd, mode)
+    os.fchmod(fd, mode)
+
+
+def chown(fd: int, uid: int, gid: int) -> None:
+    _announce("fchown", fd, uid, gid)
+    os.fchown(fd, uid, gid)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file; FileExistsError where the name is taken."""
+    _announce("link", source, target)
+    os.link(source, target, follow_symlinks=False)
+
+
+def unlink(path: Path) -> None:
+    _announce("unlink", path)
+    os.unlink(path)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file a name, atomically replacing what had it."""
+    _announce("rename", source, target)
+    os.rename(source, target)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Give a file a name that nothing has; FileExistsError, and no change, where something does.
+
+    A hard link does it atomically. Where the file system has none, a look before the rename has to
+    do, and a file that appears between the two would be replaced.
+    """
+    try:
+        link(source, target)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        if lstat(target) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        rename(source, target)
+        return
+    try:
+        unlink(source)
+    except OSError:
+        pass  # The new name stands; the next run removes the old one.
+
+
+def lock(fd: int) -> bool:
+    """Take the exclusive lock of an open file without waiting; False where another has it."""
+    _announce("flock", fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
