@@ -1,0 +1,286 @@
+"""Evaluating expressions on opaque items: the one module that moves elements with numpy.
+
+Elements are items of 1, 2, 4, 8 or 16 bytes whose bits nobody looks at, so NaN payloads, bool
+bytes and every small float kind pass unchanged. Casts and functions are handed to torch, on the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ckmigrate.errors import MigrationError
+from ckmigrate.expr import (
+    Call,
+    Cast,
+    Concat,
+    Expr,
+    Fill,
+    Random,
+    Reshape,
+    Result,
+    Source,
+    View,
+    slice_,
+)
+from ckmigrate.spec import DType, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Items = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = ["Evaluator"]
+
+CHUNK_BYTES = 32 << 20
+"""Bytes of output that are gathered at a time where the sources can be read in step with it."""
+
+
+class Evaluator:
+    """Evaluates expressions.
+
+    `read(name, first, count)` gives the bytes of elements of a source's row-major data.
+    Results of a call are kept until every output that `expect` announced has been taken.
+    """
+
+    def __init__(self, read: Callable[[str, int, int], bytes | memoryview]) -> None:
+        self._read = read
+        self._pending: dict[int, int] = {}
+        self._results: dict[int, tuple[Items, ...]] = {}
+
+    def expect(self, expr: Expr) -> None:
+        """Announce that `expr` will be evaluated once; lets results be freed after last use."""
+        for node in _calls(expr):
+            self._pending[id(node)] = self._pending.get(id(node), 0) + 1
+
+    def chunks(self, expr: Expr) -> list[Expr]:
+        """Pieces along dimension 0 to evaluate one after another, or the whole expression.
+
+        Pieces are used only where together they read about as much as the whole does.
+        """
+        rows = expr.spec.shape[0] if expr.spec.ndim else 1
+        pieces = min(rows, -(-expr.spec.nbytes // CHUNK_BYTES))
+        if pieces <= 1 or any(_calls(expr)) or _draws(expr):
+            return [expr]
+        size = -(-rows // pieces)
+        parts = [slice_(expr, 0, i, min(i + size, rows)) for i in range(0, rows, size)]
+        whole = read_cost(expr)
+        return parts if sum(map(read_cost, parts)) <= whole + whole // 4 else [expr]
+
+    def evaluate(self, expr: Expr) -> Items:
+        """The tensor's elements as opaque items, in its shape; not always contiguous."""
+        import numpy as np
+
+        match expr:
+            case Source():
+                return self._window(expr, 0, expr.spec.numel).reshape(expr.spec.shape)
+            case Fill():
+                item = np.frombuffer(expr.element, dtype=item_type(expr.spec.dtype))
+                return np.broadcast_to(item.reshape(()), expr.spec.shape)
+            case Random():
+                from ckmigrate.execute.random import draw
+
+                return np.frombuffer(draw(expr), item_type(expr.spec.dtype)).reshape(
+                    expr.spec.shape
+                )
+            case View():
+                return self._view(expr)
+            case Reshape():
+                return self.evaluate(expr.base).reshape(expr.spec.shape)
+            case Concat():
+                return np.concatenate([self.evaluate(part) for part in expr.parts], expr.dim)
+            case Cast():
+                value = _to_torch(self.evaluate(expr.base), expr.base.spec)
+                return _from_torch(value.to(_torch_dtype(expr.spec.dtype)), expr.spec)
+            case Result():
+                return self._result(expr)
+
+    def _window(self, source: Source, first: int, count: int) -> Items:
+        import numpy as np
+
+        data = self._read(source.name, first, count)
+        return np.frombuffer(data, dtype=item_type(source.spec.dtype))
+
+    def _view(self, expr: View) -> Items:
+        import numpy as np
+
+        span = view_span(expr)
+        offset = expr.offset
+        if isinstance(expr.base, Source):
+            flat, offset = self._window(expr.base, offset, span), 0
+        else:
+            flat = np.ascontiguousarray(self.evaluate(expr.base)).reshape(-1)
+        steps = tuple(stride * flat.itemsize for stride in expr.strides)
+        return np.lib.stride_tricks.as_strided(
+            flat[offset : offset + span], expr.spec.shape, steps, writeable=False
+        )
+
+    def _result(self, expr: Result) -> Items:
+        key = id(expr.call)
+        if key not in self._results:
+            inputs = [self.evaluate(item) for item in expr.call.inputs]
+            self._results[key] = run_call(expr.call, inputs)
+        value = self._results[key][expr.index]
+        self._pending[key] = self._pending.get(key, 1) - 1
+        if self._pending[key] <= 0:
+            del self._results[key]
+        return value
+
+
+def run_call(node: Call, inputs: list[Items]) -> tuple[Items, ...]:
+    """Call the function on real tensors and check that it kept its word about the outputs."""
+    import torch
+
+    tensors = [_to_torch(value, expr.spec) for value, expr in zip(inputs, node.inputs, strict=True)]
+    try:
+        with torch.no_grad():
+            answer = node.function(*tensors)
+    except Exception as error:
+        raise MigrationError(
+            "CKM541",
+            f"{node.label} raised {type(error).__name__}: {error}",
+            why="The function of a compute step failed on the checkpoint's tensors.",
+            fix="Correct the function in the script; nothing was written.",
+        ) from error
+    values = (answer,) if isinstance(answer, torch.Tensor) else answer
+    if not isinstance(values, (tuple, list)) or len(values) != len(node.outputs):
+        raise _broken_promise(node, f"{len(node.outputs)} tensors", repr(type(answer).__name__))
+    return tuple(
+        _checked(node, value, spec) for value, spec in zip(values, node.outputs, strict=True)
+    )
+
+
+def _checked(node: Call, value: object, spec: TensorSpec) -> Items:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise _broken_promise(node, str(spec), type(value).__name__)
+    found = TensorSpec(DType.parse(value.dtype), tuple(value.shape))
+    if found != spec:
+        raise _broken_promise(node, str(spec), str(found))
+    return _from_torch(value.detach().cpu(), spec)
+
+
+def _broken_promise(node: Call, expected: str, found: str) -> MigrationError:
+    return MigrationError(
+        "CKM542",
+        f"{node.label} gave {found}, the plan says {expected}",
+        why="Output shapes and dtypes are fixed when the migration is planned.",
+        fix="Make the function return what `specs=` declares, whatever the values are.",
+    )
+
+
+def item_type(dtype: DType) -> np.dtype[Any]:
+    """The opaque numpy type that is as wide as one element."""
+    import numpy as np
+
+    if dtype.bits < 8:
+        raise AssertionError(f"{dtype} elements have no item type")
+    width = dtype.bits // 8
+    return np.dtype(f"V{width}" if width > 8 else f"u{width}")
+
+
+def view_span(expr: View) -> int:
+    """Elements of the base from the view's first to its last."""
+    return 1 + sum((n - 1) * st for n, st in zip(expr.spec.shape, expr.strides, strict=True))
+
+
+def read_cost(expr: Expr) -> int:
+    """Bytes that evaluating the expression reads from the checkpoint."""
+    match expr:
+        case Source():
+            return expr.spec.nbytes
+        case View() if isinstance(expr.base, Source):
+            return view_span(expr) * expr.spec.dtype.bits // 8
+        case View() | Reshape() | Cast():
+            return read_cost(expr.base)
+        case Concat():
+            return sum(map(read_cost, expr.parts))
+        case Result():
+            return sum(map(read_cost, expr.call.inputs))
+        case _:
+            return 0
+
+
+def peak_cost(expr: Expr) -> int:
+    """Bytes of memory that evaluating the expression takes at most, counted generously."""
+    match expr:
+        case Fill():
+            return 0
+        case Random():
+            return 8 * 8 * expr.spec.numel
+        case Source():
+            return expr.spec.nbytes
+        case View() if isinstance(expr.base, Source):
+            return view_span(expr) * expr.spec.dtype.bits // 8 + expr.spec.nbytes
+        case View() | Reshape():
+            return peak_cost(expr.base) + expr.spec.nbytes
+        case Cast():
+            return peak_cost(expr.base) + 2 * expr.spec.nbytes
+        case Concat():
+            return sum(map(peak_cost, expr.parts)) + expr.spec.nbytes
+        case Result():
+            outputs = sum(spec.nbytes for spec in expr.call.outputs)
+            return sum(map(peak_cost, expr.call.inputs)) + 3 * outputs
+
+
+def _calls(expr: Expr) -> list[Call]:
+    from ckmigrate.expr import children
+
+    found, stack = [], [expr]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Result):
+            found.append(node.call)
+        stack.extend(children(node))
+    return found
+
+
+def _draws(expr: Expr) -> bool:
+    from ckmigrate.expr import children
+
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Random):
+            return True
+        stack.extend(children(node))
+    return False
+
+
+def _torch_dtype(dtype: DType) -> torch.dtype:
+    import torch
+
+    found = getattr(torch, dtype.torch_name or "", None) if dtype.bits >= 8 else None
+    if not isinstance(found, torch.dtype):
+        raise MigrationError(
+            "CKM543",
+            f"torch {torch.__version__} cannot compute with {dtype}",
+            why="Only copies and moves of this dtype are possible with it.",
+            fix="Use another dtype, or a torch version that has this one.",
+        )
+    return found
+
+
+def _to_torch(value: Items, spec: TensorSpec) -> torch.Tensor:
+    import numpy as np
+    import torch
+
+    if math.prod(spec.shape) == 0:
+        return torch.empty(spec.shape, dtype=_torch_dtype(spec.dtype))
+    flat = np.array(value, order="C", copy=True).reshape(-1).view(np.uint8)
+    return torch.from_numpy(flat).view(_torch_dtype(spec.dtype)).reshape(spec.shape)
+
+
+def _from_torch(value: torch.Tensor, spec: TensorSpec) -> Items:
+    import torch
+
+    if spec.numel == 0:
+        import numpy as np
+
+        return np.empty(spec.shape, item_type(spec.dtype))
+    plain = value.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().view(item_type(spec.dtype)).reshape(spec.shape)
