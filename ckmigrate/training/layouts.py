@@ -1,0 +1,330 @@
+"""Where the weights sit inside a checkpoint, and what else of the training run is beside them.
+
+A state dict stands at the top level of the tree, under one of a few usual keys, or where the
+project says. Its names may carry the prefix of a wrapper (DDP, torch.compile, AveragedModel); a
+`Layout` shows bare names, and `replace_weights` puts the prefix back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypedDict
+
+from ckmigrate.errors import StorageError
+from ckmigrate.formats.base import Stored
+from ckmigrate.formats.state_dict import (
+    Rewrite,
+    fault_of,
+    is_extra_state,
+    is_state_dict,
+    kind_of,
+    rewritten,
+    shared_views,
+    wrapper_prefix,
+)
+from ckmigrate.formats.tree import Tensor
+from ckmigrate.formats.tree_paths import Path, child, drop, entries_of, holders, put, steps
+
+__all__ = [
+    "KNOWN_KEYS",
+    "WRAPPERS",
+    "Layout",
+    "Outside",
+    "Path",
+    "drop_outside",
+    "find_weights",
+    "layout_at",
+    "replace_weights",
+]
+
+KNOWN_KEYS = ("state_dict", "model", "model_state_dict", "module")
+WRAPPERS = ("module", "_orig_mod")
+
+_COPY_DEPTH = 3
+_MAX_DEPTH = 100
+_MAX_STEPS = 10_000_000
+_MAX_CHOICES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Tensors of a training run that are not the weights.
+
+    path         keys and list indices from the top of the tree
+    kind         "optimizer": a dict of `state` and `param_groups`; "copy": a mapping that repeats
+                 names of the weights, such as an EMA; "other": random states, normalisation …
+    description  one short phrase for a report
+    """
+
+    path: Path
+    kind: Literal["optimizer", "copy", "other"]
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One state dict inside a tree.
+
+    path            keys from the top of the tree; () for a flat file
+    prefix          wrapper prefix of every name, such as "module._orig_mod.", or ""
+    entries         bare name → tensor, in the order of the file
+    extras          what else stands in the state dict: `_extra_state` objects by bare name, and
+                    the `n_averaged` counter of an AveragedModel under its own
+    ties            groups of names that are the same view of one storage
+    overlaps        groups of names on one storage that are not all the same view; just values
+    training_state  what lies outside, in the order of the file; empty from `layout_at`
+    """
+
+    path: Path
+    prefix: str
+    entries: Mapping[str, Tensor]
+    extras: Mapping[str, object]
+    ties: tuple[tuple[str, ...], ...]
+    overlaps: tuple[tuple[str, ...], ...]
+    training_state: tuple[Outside, ...] = ()
+
+
+def find_weights(
+    stored: Stored, *, weights: str | None = None, wrappers: Sequence[str] = WRAPPERS
+) -> Layout:
+    """The layout of a file's weights.
+
+    weights   dotted path of the state dict in a torch file, "." for the top level; None to look
+              at the top level and under `KNOWN_KEYS`
+    wrappers  module names that count as wrappers, outermost first in any nesting
+
+    StorageError: CKM730 nothing found, CKM731 several, CKM732 and CKM733 nothing usable at
+    `weights`, CKM734 a tree that is nested beyond sense.
+    """
+    where = str(stored.path)
+    if stored.format == "safetensors":
+        path: Path = ()
+    elif weights is not None:
+        path = _configured(stored.tree, weights, where)
+    else:
+        path = _found(stored.tree, where)
+    layout = layout_at(stored.tree, path, wrappers=wrappers)
+    outside = tuple(_Search(stored.tree, layout, tuple(wrappers), where).run())
+    return replace(layout, training_state=outside)
+
+
+def layout_at(tree: object, path: Path, *, wrappers: Sequence[str] = WRAPPERS) -> Layout:
+    """The layout of the mapping at `path`, such as an EMA copy: its tensors are the entries and
+    everything else is an extra. KeyError when nothing is there."""
+    content = entries_of(child(tree, path)) or {}
+    named = {key: node for key, node in content.items() if isinstance(key, str)}
+    carried = [n for n, node in named.items() if isinstance(node, Tensor) or is_extra_state(n)]
+    prefix = wrapper_prefix(carried, wrappers)
+    entries = {
+        name.removeprefix(prefix): node
+        for name, node in named.items()
+        if isinstance(node, Tensor) and name.startswith(prefix)
+    }
+    extras = {
+        name.removeprefix(prefix): node
+        for name, node in named.items()
+        if not (isinstance(node, Tensor) and name.startswith(prefix))
+    }
+    ties, overlaps = shared_views(entries)
+    return Layout(path, prefix, entries, extras, ties, overlaps)
+
+
+def replace_weights(
+    tree: object,
+    layout: Layout,
+    new: Sequence[tuple[str, Tensor]],
+    *,
+    moves: Mapping[str, Sequence[str]] | None = None,
+    unwrap: bool = False,
+) -> object:
+    """The tree with a new state dict of the same kind in the same place.
+
+    new     (bare name, tensor) in the order to be written
+    moves   old bare name → the new names that its values went to; None when no name changed. By
+            these, torch's per-module `_metadata` and the extras follow their modules (see
+            `follow_modules`); an extra without a successor keeps its name.
+    unwrap  write bare names, without the wrapper's prefix and its counter
+
+    Entries that stand before the first tensor stay in front, the other extras come last.
+    StorageError CKM735 when two entries would have one name.
+    """
+    state_dict = child(tree, layout.path)
+    rewrite = Rewrite(layout.prefix, tuple(layout.entries), new, moves, unwrap)
+    return put(tree, layout.path, rewritten(state_dict, rewrite))
+
+
+def drop_outside(tree: object, paths: Iterable[Path]) -> object:
+    """The tree without the nodes at these paths, as `Layout.training_state` gives them."""
+    return drop(tree, paths)
+
+
+# --- finding the state dict -------------------------------------------------------------------
+
+
+def _found(tree: object, where: str) -> Path:
+    if is_state_dict(tree):
+        return ()
+    top = entries_of(tree) or {}
+    known: list[Path] = [(key,) for key in KNOWN_KEYS if is_state_dict(top.get(key))]
+    if len(known) == 1:
+        return known[0]
+    if known:
+        what = f"{len(known)} state dicts could be the weights"
+        raise StorageError("CKM731", what, where=where, **_choices(tree, known))
+    why = "; ".join(_why_not(tree, top)) or None
+    what = "no state dict stands at the top level or under " + ", ".join(KNOWN_KEYS)
+    raise StorageError("CKM730", what, where=where, why=why, **_choices(tree, _candidates(tree)))
+
+
+def _configured(tree: object, weights: str, where: str) -> Path:
+    path = () if weights == "." else _resolve(tree, tuple(weights.split(".")))
+    if path is None:
+        what = f"there is nothing at {weights!r}, where the weights should be"
+        raise StorageError("CKM732", what, where=where, **_choices(tree, _candidates(tree)))
+    why = fault_of(child(tree, path))
+    if why is not None:
+        what = f"what stands at {weights!r} is not a state dict"
+        choices = _choices(tree, _candidates(tree))
+        raise StorageError("CKM733", what, where=where, why=why, **choices)
+    return path
+
+
+def _resolve(node: object, segments: tuple[str, ...]) -> Path | None:
+    """The path of a dotted text; a key may contain dots itself, the shorter key is tried first."""
+    if not segments:
+        return ()
+    keys = dict(steps(node))
+    for end in range(1, len(segments) + 1):
+        text = ".".join(segments[:end])
+        key: object = int(text) if isinstance(node, list | tuple) and text.isdecimal() else text
+        if key in keys:
+            rest = _resolve(keys[key], segments[end:])
+            if rest is not None:
+                return (key, *rest)
+    return None
+
+
+def _candidates(tree: object) -> list[Path]:
+    """Paths of state dicts at most three mappings deep, optimizers left out."""
+    found: list[Path] = []
+    seen = {id(tree)}
+    level: list[tuple[Path, object]] = [((), tree)]
+    for _ in range(_COPY_DEPTH):
+        inner = [((*p, k), n) for p, node in level for k, n in (entries_of(node) or {}).items()]
+        level = []
+        for path, node in inner:
+            if is_state_dict(node):
+                found.append(path)
+            elif id(node) not in seen and not _is_optimizer(node):
+                seen.add(id(node))
+                level.append((path, node))
+    return found
+
+
+def _why_not(tree: object, top: Mapping[object, object]) -> Iterator[str]:
+    if entries_of(tree) is None or any(isinstance(value, Tensor) for value in top.values()):
+        yield f"the top level: {fault_of(tree)}"
+    for key in KNOWN_KEYS:
+        if key in top:
+            yield f"{key}: {fault_of(top[key])}"
+
+
+class _Choices(TypedDict):
+    details: tuple[str, ...]
+    fix: str
+
+
+def _choices(tree: object, paths: Sequence[Path]) -> _Choices:
+    """The state dicts to choose from, and the next step, as fields of an error."""
+    if not paths:
+        return _Choices(details=(), fix="save model.state_dict(), alone or under 'state_dict'")
+    sizes = [len(entries_of(child(tree, path)) or ()) for path in paths]
+    lines = [f"{_dotted(p)}: {n} entries" for p, n in zip(paths, sizes, strict=True)]
+    more = [f"and {len(lines) - _MAX_CHOICES} more"] if len(lines) > _MAX_CHOICES else []
+    first = _dotted(paths[0])
+    fix = f'give --weights {first}, or set weights = "{first}" in [tool.ckmigrate]'
+    fix += "; or another one of those above" if len(paths) > 1 else ""
+    return _Choices(details=(*lines[:_MAX_CHOICES], *more), fix=fix)
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path)) or "."
+
+
+# --- what lies outside ------------------------------------------------------------------------
+
+
+class _Search:
+    """One walk over everything but the weights; bounded, since the tree is a stranger's."""
+
+    def __init__(self, tree: object, layout: Layout, wrappers: tuple[str, ...], where: str) -> None:
+        self.tree = tree
+        self.weights = layout.path
+        self.names = layout.entries.keys()
+        self.wrappers = wrappers
+        self.where = where
+        self.holding = holders(tree, lambda n: isinstance(n, Tensor) or _is_optimizer(n))
+        self.steps = 0
+
+    def run(self) -> Iterator[Outside]:
+        return self.walk(self.tree, ())
+
+    def walk(self, node: object, path: Path) -> Iterator[Outside]:
+        if path == self.weights or id(node) not in self.holding:
+            return
+        inner = dict(steps(node))
+        self.steps += 1 + len(inner)
+        if len(path) > _MAX_DEPTH or self.steps > _MAX_STEPS:
+            what = "the checkpoint is nested too deeply, or shares its parts too often"
+            raise StorageError("CKM734", what, where=self.where, fix="save it without such objects")
+        above = path == self.weights[: len(path)]
+        found = None if above else self.classify(node, inner, path)
+        if found is not None:
+            yield found
+            return
+        for key, part in inner.items():
+            yield from self.walk(part, (*path, key))
+
+    def classify(self, node: object, inner: Mapping[object, object], path: Path) -> Outside | None:
+        """What this node is as a whole; None when it has to be looked into."""
+        if _is_optimizer(node):
+            return Outside(path, "optimizer", _describe_optimizer(node))
+        if isinstance(node, Tensor):
+            return Outside(path, "other", f"tensor {node.spec}")
+        tensors = sum(isinstance(part, Tensor) for part in inner.values())
+        if len(path) <= _COPY_DEPTH and self.repeats_weights(inner):
+            return Outside(path, "copy", f"copy of weights, {tensors} tensors")
+        if not inner:
+            return Outside(path, "other", f"tensors inside {kind_of(node)}")
+        return Outside(path, "other", f"{tensors} tensors") if tensors == len(inner) else None
+
+    def repeats_weights(self, inner: Mapping[object, object]) -> bool:
+        return any(
+            isinstance(key, str) and isinstance(part, Tensor) and self.is_weight(key)
+            for key, part in inner.items()
+        )
+
+    def is_weight(self, name: str) -> bool:
+        return name in self.names or _bare(name, self.wrappers) in self.names
+
+
+def _is_optimizer(node: object) -> bool:
+    entries = entries_of(node)
+    if entries is None or not isinstance(entries.get("param_groups"), list | tuple):
+        return False
+    return entries_of(entries.get("state")) is not None
+
+
+def _describe_optimizer(node: object) -> str:
+    entries = entries_of(node) or {}
+    state = entries_of(entries["state"]) or {}
+    return f"optimizer state of {len(state)} parameters"
+
+
+def _bare(name: str, wrappers: Sequence[str]) -> str:
+    head, _, rest = name.partition(".")
+    while rest and head in wrappers:
+        name = rest
+        head, _, rest = name.partition(".")
+    return name
