@@ -1,0 +1,1 @@
+"""Example projects; not part of the ckmigrate package."""

@@ -1,0 +1,16 @@
+"""Multiply the pruning masks into the weights that they prune."""
+
+from ckmigrate import Checkpoint
+
+revision = "33b2329900"
+revises = "42ac254d33"
+api = 1
+irreversible = "the values of the pruned weights are gone"
+
+
+def upgrade(ck: Checkpoint) -> None:
+    ck.compute(
+        ["encoder.blocks.{i}.attn.proj.weight_orig", "encoder.blocks.{i}.attn.proj.weight_mask"],
+        ["encoder.blocks.{i}.attn.proj.weight"],
+        lambda weight, mask: weight * mask,
+    )
