@@ -13,4 +13,5 @@ def upgrade(ck: Checkpoint) -> None:
         ["encoder.blocks.{i}.attn.proj.weight_orig", "encoder.blocks.{i}.attn.proj.weight_mask"],
         ["encoder.blocks.{i}.attn.proj.weight"],
         lambda weight, mask: weight * mask,
+        specs=lambda weight, mask: [(weight.dtype, weight.shape)],
     )

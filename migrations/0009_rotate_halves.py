@@ -9,7 +9,8 @@ api = 1
 
 
 def upgrade(ck: Checkpoint) -> None:
-    ck.merge_equal("encoder.blocks.{i}.attn.rope.inv_freq", "encoder.rope.inv_freq")
+    copies = [match.name for match in ck.match("encoder.blocks.{i}.attn.rope.inv_freq")]
+    ck.merge_equal(copies, "encoder.rope.inv_freq")
     pairs = ck["encoder.rope.inv_freq"].shape[0]
     # Every head's rows go from (pair, member) to (member, pair), so that the rotation finds them.
     ck.rearrange(
