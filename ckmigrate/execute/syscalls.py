@@ -6,9 +6,6 @@ may do less than it was asked to (a short read, a short write, a short copy) is 
 everything is done, and each repetition is announced apart. EINTR is retried by Python itself.
 """
 
-# Flags, descriptors and errno are the subject here; pathlib would hide them.
-# ruff: noqa: PTH102, PTH104, PTH108, PTH116
-
 from __future__ import annotations
 
 import errno
@@ -41,6 +38,7 @@ __all__ = [
     "stat",
     "statvfs",
     "unlink",
+    "unlock",
 ]
 
 before: Callable[[str, tuple[object, ...]], None] | None = None
@@ -264,7 +262,7 @@ def rename_new(source: Path, target: Path) -> None:
     try:
         unlink(source)
     except OSError:
-        pass  # The new name stands; the next run removes the old one.
+        pass  # The new name stands, and that is what was asked for.
 
 
 def lock(fd: int) -> bool:
@@ -275,3 +273,11 @@ def lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def unlock(fd: int) -> None:
+    """Release a lock, also where a forked child still has the descriptor."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError:
+        pass  # Closing releases it too.

@@ -1,0 +1,146 @@
+"""The temporary file that becomes the new checkpoint.
+
+It lies beside its target, so that a rename can publish it, and it is locked while its run is alive.
+A temporary that nobody locks belongs to a run that was killed; the next run removes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+from typing import Final
+
+from ckmigrate.execute import syscalls
+from ckmigrate.execute.lock import already_running
+
+__all__ = ["Temporary", "is_temporary", "remove_stale", "temporary"]
+
+_NAME: Final = re.compile(
+    r"\.ckmigrate-(?P<target>[0-9a-f]{12})-(?P<pid>\d+)-(?P<start>\d+)-(?P<boot>[0-9a-f]{8})"
+    r"-[0-9a-f]{8}\.tmp"
+)
+_NO_FOLLOW: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@dataclass(slots=True)
+class Temporary:
+    """An open temporary file; `published` once it has the target's name."""
+
+    path: Path
+    fd: int
+    published: bool = False
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is a temporary of ckmigrate."""
+    return _NAME.fullmatch(name) is not None
+
+
+@contextmanager
+def temporary(target: Path) -> Iterator[Temporary]:
+    """A new, empty, locked file beside `target`, readable by its owner only.
+
+    At the end of the block nothing has its temporary name; the target's name, if it was given that,
+    stays.
+    """
+    file = _create(target)
+    try:
+        yield file
+    finally:
+        # Also after a success: where it was published by a link, the first removal may have failed.
+        with suppress(OSError):
+            syscalls.unlink(file.path)
+        syscalls.close(file.fd)
+
+
+def _create(target: Path) -> Temporary:
+    path = target.with_name(
+        f".ckmigrate-{_key(target)}-{os.getpid()}-{_start(os.getpid())}-{_boot()}"
+        f"-{os.urandom(4).hex()}.tmp"
+    )
+    fd = syscalls.open_fd(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    try:
+        syscalls.lock(fd)
+    except OSError:
+        pass  # Some network file systems cannot lock; the name then tells who is alive.
+    except BaseException:
+        with suppress(OSError):
+            syscalls.unlink(path)
+        syscalls.close(fd)
+        raise
+    return Temporary(path, fd)
+
+
+def remove_stale(target: Path) -> None:
+    """Remove the temporaries of dead runs from the folder of `target`.
+
+    Raises StorageError CKM754 where a living run is writing this very target: the lock of `lock.py`
+    does not reach another user, another container or another host; this one often does.
+    """
+    for name in sorted(_names(target.parent)):
+        match = _NAME.fullmatch(name)
+        if match is None or _remove_if_dead(target.parent / name, match):
+            continue
+        if match["target"] == _key(target):
+            raise already_running(target, match["pid"])
+
+
+def _names(folder: Path) -> list[str]:
+    with suppress(OSError):
+        return [entry.name for entry in os.scandir(folder)]
+    return []
+
+
+def _remove_if_dead(path: Path, match: re.Match[str]) -> bool:
+    """False where the run that made this file lives; what cannot be opened is left alone."""
+    try:
+        fd = syscalls.open_fd(path, _NO_FOLLOW)
+    except OSError:
+        return True
+    try:
+        if not S_ISREG(os.fstat(fd).st_mode):
+            return True
+        if not _is_dead(fd, match):
+            return False
+        syscalls.unlink(path)
+    except OSError:
+        pass  # Not ours to remove, or gone already: it harms nobody.
+    finally:
+        syscalls.close(fd)
+    return True
+
+
+def _is_dead(fd: int, match: re.Match[str]) -> bool:
+    try:
+        return syscalls.lock(fd)
+    except OSError:
+        # Without locks: dead is what this machine can say is dead.
+        return match["boot"] == _boot() and match["start"] != _start(int(match["pid"]))
+
+
+def _key(target: Path) -> str:
+    return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+
+
+def _start(pid: int) -> str:
+    """When a process started, in ticks since boot; "0" where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return "0"
+    # The second field is the program's name in parentheses and may hold anything.
+    return text.rpartition(")")[2].split()[19]
+
+
+def _boot() -> str:
+    """Eight digits that tell this boot of this machine from others."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return "0" * 8
