@@ -24,6 +24,8 @@ def run(*arguments: str, expected: tuple[int, ...] = (0,)) -> None:
     """Echo a ckmigrate command, run it in the repository, end the demo if it fails."""
     print(f"\n$ {shlex.join(('ckmigrate', *arguments))}", flush=True)
     command = Path(sys.executable).with_name("ckmigrate")
+    if not command.exists():
+        raise SystemExit(f"{command} does not exist; install the project first: pip install -e .")
     code = subprocess.run([command, *arguments], cwd=ROOT, check=False).returncode
     if code not in expected:
         raise SystemExit(f"ckmigrate {arguments[0]} ended with exit code {code}")
