@@ -1,0 +1,215 @@
+"""The graph of revisions: which scripts lie between two states of a checkpoint.
+
+A history is a directed graph without cycles. It starts at one base (the state before the first
+script, written None), may fork into branches, and branches are joined by a merge script, whose
+`revises` is a tuple. What has to run between two revisions is always read off the graph, never off
+numbers or dates: a script that was merged late is an ancestor like every other, and is not skipped.
+The graph knows nothing of tensors or checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from ckmigrate.errors import HistoryError, IdentifyError, MigrationError
+from ckmigrate.revisions.order import (
+    check_bases,
+    children_of,
+    nearest_scripts,
+    ordered,
+    reachable,
+    scripts_by_id,
+)
+from ckmigrate.revisions.script import Script, read_script
+
+__all__ = ["History", "build_history", "read_history"]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A valid history; `read_history` and `build_history` are the ways to get one.
+
+    folder    where the scripts are
+    order     all scripts, parents first; among those that are ready, by file number, then by id
+    scripts   the same by revision id
+    children  ids of the scripts that revise an id, in order; under None, the first script
+    """
+
+    folder: Path
+    order: tuple[Script, ...]
+    scripts: Mapping[str, Script]
+    children: Mapping[str | None, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __contains__(self, revision: object) -> bool:
+        return revision in self.scripts
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Ids that no script revises; empty for an empty history."""
+        return tuple(script.id for script in self.order if not self.children[script.id])
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Ids that revise nothing: one, or none for an empty history."""
+        return self.children[None]
+
+    def script(self, revision: str) -> Script:
+        """The script with this full id; IdentifyError CKM401 when the history does not have it."""
+        if revision not in self.scripts:
+            raise IdentifyError(
+                "CKM401",
+                f"this history has no revision '{revision}'",
+                where=str(self.folder),
+                why=nearest_scripts(revision, self.scripts)
+                or f"it has {len(self)} other script(s)",
+                fix="Get the version of this project that knows the revision, or name another.",
+            )
+        return self.scripts[revision]
+
+    def parents(self, revision: str) -> tuple[str, ...]:
+        """The ids that a script builds on, as it names them."""
+        return self.script(revision).parents
+
+    def ancestors(self, revision: str) -> frozenset[str]:
+        """Every id that comes before this one on some way from the base; not the id itself."""
+        self.script(revision)
+        return reachable(revision, self.scripts) - {revision}
+
+    def require_single_head(self) -> str | None:
+        """The one head (None where the history is empty); HistoryError CKM316 when it forks."""
+        heads = self.heads
+        if len(heads) > 1:
+            parents = ", ".join(f'"{head}"' for head in heads)
+            raise HistoryError(
+                "CKM316",
+                f"the history has {len(heads)} heads",
+                where=str(self.folder),
+                details=tuple(self.scripts[head].label for head in heads),
+                why="two branches were never joined, so there is no single newest revision",
+                fix=f"Run `ckmigrate merge`: it adds a script with `revises = ({parents})`.",
+            )
+        return heads[0] if heads else None
+
+    def path_up(self, current: str | None, to: str | None) -> tuple[Script, ...]:
+        """The scripts to run, in order, to come from `current` up to `to` (None is the base).
+
+        Every ancestor-or-self of `to` that is not an ancestor-or-self of `current`. Raises
+        MigrationError CKM511 when `current` does not lead to `to`, IdentifyError CKM401 when one of
+        them is unknown.
+        """
+        have, want = self._with_ancestors(current), self._with_ancestors(to)
+        if current is not None and current not in want:
+            raise self._no_way(current, to, is_past=to is None or to in have)
+        return tuple(script for script in self.order if script.id in want - have)
+
+    def path_down(self, current: str | None, to: str | None) -> tuple[Script, ...]:
+        """The scripts to undo, in order, to come from `current` down to `to` (None is the base).
+
+        `path_up(to, current)` backwards, with the same errors.
+        """
+        have = self._with_ancestors(current)
+        if to is not None and self.script(to).id not in have:
+            is_before = current is None or current in self.ancestors(to)
+            raise self._no_way(current, to, is_before=is_before)
+        return tuple(reversed(self.path_up(to, current)))
+
+    def label(self, revision: str | None) -> str:
+        """How messages name a revision; None is the base."""
+        return "base" if revision is None else self.script(revision).label
+
+    def _with_ancestors(self, revision: str | None) -> frozenset[str]:
+        if revision is None:
+            return frozenset()
+        return self.ancestors(revision) | {revision}
+
+    def _no_way(
+        self,
+        current: str | None,
+        to: str | None,
+        *,
+        is_past: bool = False,
+        is_before: bool = False,
+    ) -> MigrationError:
+        here, there = self.label(current), self.label(to)
+        if is_past:
+            what, fix = f"{here} is already past {there}", "Use `ckmigrate downgrade` to go back."
+            return MigrationError("CKM511", what, why=f"{there} comes before it", fix=fix)
+        if is_before:
+            what, fix = f"{here} is before {there}", "Use `ckmigrate upgrade` to go forward."
+            return MigrationError("CKM511", what, why=f"{there} comes after it", fix=fix)
+        return self._other_branch(current, to)
+
+    def _other_branch(self, current: str | None, to: str | None) -> MigrationError:
+        have, want = self._with_ancestors(current), self._with_ancestors(to)
+        shared = [script for script in self.order if script.id in have & want]
+        heads = tuple(head for head in self.heads if current in self._with_ancestors(head))
+        joined = [head for head in heads if to in self._with_ancestors(head)]
+        fix = "Join the two branches with `ckmigrate merge`, then go to the merge."
+        if joined:
+            fix = f"Go to {self.label(joined[0])}, which contains both."
+        return MigrationError(
+            "CKM511",
+            f"{self.label(current)} and {self.label(to)} are on different branches",
+            where=str(self.folder),
+            details=tuple(f"{self.label(current)} leads to {self.label(head)}" for head in heads),
+            why=f"the branches part after {shared[-1].label if shared else 'base'}",
+            fix=fix,
+        )
+
+
+def read_history(folder: Path) -> History:
+    """Read every script of a folder: `*.py`, except names that start with `_` or `.`.
+
+    An empty folder is a valid, empty history. Raises HistoryError: CKM301 to CKM308 for a script
+    (the first one; others that cannot be read are listed with it), CKM310 when the folder cannot be
+    read, and what `build_history` raises.
+    """
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise HistoryError(
+            "CKM310",
+            "cannot read the folder of migrations",
+            where=str(folder),
+            why=error.strerror or str(error),
+            fix="Run `ckmigrate init`, or correct 'migrations' in the configuration.",
+        ) from error
+    return build_history(_read_scripts(filter(_is_script, entries)), folder=folder)
+
+
+def build_history(scripts: Iterable[Script], *, folder: Path) -> History:
+    """Check that scripts form one history, and order them.
+
+    Raises HistoryError: CKM311 (one id twice), CKM312 (a parent is missing), CKM313 (a cycle),
+    CKM314 (a merge that joins nothing), CKM315 (several bases).
+    """
+    by_id = scripts_by_id(scripts)
+    order = ordered(by_id)
+    check_bases(order, folder)
+    return History(folder, order, MappingProxyType(by_id), MappingProxyType(children_of(order)))
+
+
+def _is_script(path: Path) -> bool:
+    # A dangling link is kept, so that reading it fails: a script is never skipped in silence.
+    return path.suffix == ".py" and not path.name.startswith(("_", ".")) and not path.is_dir()
+
+
+def _read_scripts(paths: Iterable[Path]) -> list[Script]:
+    scripts: list[Script] = []
+    errors: list[HistoryError] = []
+    for path in paths:
+        try:
+            scripts.append(read_script(path))
+        except HistoryError as error:
+            errors.append(error)
+    if not errors:
+        return scripts
+    first, *others = errors
+    first.details += tuple(f"{other.where}: {other.what}" for other in others)
+    raise first
