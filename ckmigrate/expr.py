@@ -17,7 +17,7 @@ Nodes are built by the constructors below, which return the normal form:
 
 The normal form is sound (an expression always means the same elements) and closed; it is not
 complete: two different trees can still have equal values, and then the plan merely copies more
-than it had to. All sizes count elements. Dimensions are non-negative here; callers resolve negative ones.
+than it had to. All sizes count elements. Dimensions are non-negative here.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ __all__ = [
     "Expr",
     "Fill",
     "Random",
+    "RandomKind",
     "Reshape",
     "Result",
     "Source",
@@ -50,6 +51,9 @@ __all__ = [
     "slice_",
     "sources",
 ]
+
+
+RandomKind = Literal["uniform", "normal", "orthogonal", "eye"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Random:
     kind    uniform (a, b), normal (mean, std), orthogonal (gain,) or eye ()
     """
 
-    kind: Literal["uniform", "normal", "orthogonal", "eye"]
+    kind: RandomKind
     numbers: tuple[float, ...]
     key: str
     spec: TensorSpec

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ckmigrate import expr as ex
 from ckmigrate.expr import Expr
-from ckmigrate.names import select
 from ckmigrate.operations.einops_pattern import parse_rearrangement
+from ckmigrate.operations.matching import select
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Check, Schemas, Step, in_place, refuse, resolve_dim
 
@@ -155,7 +155,7 @@ def permute(
         if sorted(order) != list(range(spec.ndim)):
             raise refuse(
                 "CKM520",
-                f"({', '.join(map(str, dims))}) is not an order of the dimensions of '{match.name}'",
+                f"{tuple(dims)} is not an order of the dimensions of '{match.name}'",
                 why=f"It is {spec}: each of {spec.ndim} dimensions must stand there once.",
                 fix=f"Give {spec.ndim} different dimensions.",
             )

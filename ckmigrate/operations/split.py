@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ckmigrate import expr as ex
 from ckmigrate.expr import Expr
-from ckmigrate.names import expand, groups, select, substitute
+from ckmigrate.names import expand, substitute
+from ckmigrate.operations.matching import groups, select
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Check, Schemas, Step, refuse, resolve_dim
 

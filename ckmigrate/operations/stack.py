@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ckmigrate import expr as ex
 from ckmigrate.expr import Expr
-from ckmigrate.names import compile_pattern, select, stack_groups, substitute
+from ckmigrate.names import compile_pattern, substitute
+from ckmigrate.operations.matching import select, stack_groups
 from ckmigrate.operations.split import _require_alike
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Check, Schemas, Step, refuse, resolve_dim
@@ -71,8 +72,8 @@ def stack(
         inputs = tuple(specs[name] for name in names)
         _require_alike(names, inputs, None)
         axis = resolve_dim(dim, inputs[0], names[0], extra=1)
-        _require_count(group.target, len(names), count)
-        steps.append(Step(names, (group.target,), Stack(axis, len(names))))
+        _require_count(group.target_name, len(names), count)
+        steps.append(Step(names, (group.target_name,), Stack(axis, len(names))))
     return tuple(steps)
 
 

@@ -1,0 +1,217 @@
+"""A chain of scripts, traced on the symbolic checkpoint into one expression per entry.
+
+    start ── script ── script ── … ──▶ Trace
+
+Going back uses the records of a replay: every recorded step knows its inverse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ckmigrate.checkpoint import Checkpoint, Record, Ties
+from ckmigrate.errors import CkmigrateError, MigrationError
+from ckmigrate.expr import Expr, Source
+from ckmigrate.meta import Meta
+from ckmigrate.revisions.script import LoadedScript, Script
+from ckmigrate.spec import Schema
+from ckmigrate.step import Check, Irreversible, Step
+
+__all__ = ["State", "Trace", "TracedScript", "start", "trace", "trace_back"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A symbolic checkpoint between two scripts."""
+
+    entries: Mapping[str, Expr]
+    ties: Ties = ()
+    meta: Meta = field(default_factory=Meta.unknown)
+
+    @property
+    def schema(self) -> Schema:
+        return Schema((name, expr.spec) for name, expr in self.entries.items())
+
+
+@dataclass(frozen=True, slots=True)
+class TracedScript:
+    """What one script did. `direction` is "up" or "down"."""
+
+    script: Script
+    records: tuple[Record, ...]
+    checks: tuple[Check, ...]
+    before: State
+    after: State
+    direction: str = "up"
+
+    @property
+    def digest(self) -> str:
+        """Of the recorded operations: comments, formatting and Python's version do not matter."""
+        text = "\n".join(f"{record.operation}({record.arguments})" for record in self.records)
+        return "1:" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The whole chain: where it began, what each script did, and where it ended."""
+
+    start: State
+    scripts: tuple[TracedScript, ...]
+
+    @property
+    def end(self) -> State:
+        return self.scripts[-1].after if self.scripts else self.start
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(check for script in self.scripts for check in script.checks)
+
+
+def start(schema: Schema, *, ties: Ties = (), meta: Meta | None = None) -> State:
+    """Every entry as a source; the names of a tied group are one source."""
+    first = {name: group[0] for group in ties for name in group}
+    entries: dict[str, Expr] = {
+        name: Source(first.get(name, name), spec) for name, spec in schema.items()
+    }
+    return State(entries, ties, meta or Meta.unknown())
+
+
+def trace(scripts: Sequence[Script], state: State, params: Mapping[str, object]) -> Trace:
+    """Run `upgrade` of each script on symbols; MigrationError with the script and line."""
+    done = []
+    for script in scripts:
+        loaded = script.load()
+        traced = _run(script, loaded.upgrade, state, params, "up")
+        done.append(traced)
+        state = traced.after
+    return Trace(done[0].before if done else state, tuple(done))
+
+
+def _run(
+    script: Script,
+    function: object,
+    state: State,
+    params: Mapping[str, object],
+    direction: str,
+) -> TracedScript:
+    ck = _checkpoint(script, state, params)
+    try:
+        function(ck)  # type: ignore[operator]
+        ck.finish()
+    except CkmigrateError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _script_failure(script, error, direction) from error
+    return _traced(script, ck, state, direction)
+
+
+def _checkpoint(script: Script, state: State, params: Mapping[str, object]) -> Checkpoint:
+    return Checkpoint(
+        state.entries,
+        ties=state.ties,
+        meta=state.meta,
+        params=params,
+        revision=script.id,
+        script=script.path.name,
+    )
+
+
+def _traced(script: Script, ck: Checkpoint, before: State, direction: str) -> TracedScript:
+    after = State(ck.entries, ck.ties, ck.current_meta)
+    return TracedScript(script, tuple(ck.records), tuple(ck.checks), before, after, direction)
+
+
+def _script_failure(script: Script, error: BaseException, direction: str) -> MigrationError:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename.endswith(script.path.name)]
+    name = "upgrade" if direction == "up" else "downgrade"
+    return MigrationError(
+        "CKM511",
+        f"{name}() raised {type(error).__name__}: {error}",
+        where=f"{script.path.name}, line {lines[-1]}" if lines else script.path.name,
+        why="The script failed while it was planned; no tensor was read and nothing was written.",
+        fix="Correct the script; run with --debug for the whole traceback.",
+    )
+
+
+def trace_back(
+    scripts: Sequence[Script],
+    state: State,
+    params: Mapping[str, object],
+    replay: Mapping[str, TracedScript],
+) -> Trace:
+    """Go back through the scripts, newest first, by `downgrade` or the derived inverse.
+
+    The whole chain is checked before anything else: MigrationError CKM550 lists every script that
+    cannot be undone, and why.
+    """
+    loaded = {script.id: script.load() for script in scripts}
+    problems = [
+        f"{script.path.name}: {reason}"
+        for script in scripts
+        for reason in _obstacles(script, loaded[script.id], replay)
+    ]
+    if problems:
+        raise MigrationError(
+            "CKM550",
+            f"{len(problems)} obstacles on the way back; nothing was changed",
+            details=tuple(dict.fromkeys(problems)),
+            why="A migration can be undone only where no information was lost.",
+            fix="Keep the old checkpoint, or write downgrade(ck) in these scripts.",
+        )
+    done = []
+    for script in scripts:
+        written = loaded[script.id].downgrade
+        if written is not None:
+            traced = _run(script, written, state, params, "down")
+        else:
+            traced = _undo(script, replay[script.id], state, params)
+        done.append(traced)
+        state = traced.after
+    return Trace(done[0].before if done else state, tuple(done))
+
+
+def _obstacles(
+    script: Script, loaded: LoadedScript, replay: Mapping[str, TracedScript]
+) -> list[str]:
+    if loaded.downgrade is not None:
+        return []
+    if script.irreversible is not None:
+        return [f"declared irreversible: {script.irreversible}"]
+    traced = replay.get(script.id)
+    if traced is None:
+        return ["its operations cannot be replayed on the schema that it started from"]
+    found = []
+    for record in traced.records:
+        try:
+            inverse_steps(record)
+        except Irreversible as reason:
+            place = f"line {record.line}, " if record.line else ""
+            found.append(f"{place}{record.operation}: {reason}")
+    return found
+
+
+def inverse_steps(record: Record) -> tuple[Step, ...]:
+    """The steps that undo a record; raises Irreversible."""
+    if record.edit is not None:
+        record.edit.inverse()
+    return tuple(
+        step.inverse(tuple(record.before[name] for name in step.sources))
+        for step in reversed(record.steps)
+    )
+
+
+def _undo(
+    script: Script, traced: TracedScript, state: State, params: Mapping[str, object]
+) -> TracedScript:
+    ck = _checkpoint(script, state, params)
+    for record in reversed(traced.records):
+        try:
+            ck.undo(record, inverse_steps(record))
+        except CkmigrateError as error:
+            error.where = error.where or f"{script.path.name}, line {record.line}: undo"
+            raise
+    return _traced(script, ck, state, "down")

@@ -1,0 +1,164 @@
+"""Reading the tensors of an open checkpoint by byte ranges."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ckmigrate.errors import StorageError
+from ckmigrate.execute import syscalls
+from ckmigrate.expr import row_major
+from ckmigrate.formats.base import Record, Stored
+from ckmigrate.formats.tree import Tensor
+from ckmigrate.spec import DType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Items = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = ["SourceFile", "is_plain"]
+
+_PIECE = 4 << 20
+
+
+def is_plain(tensor: Tensor, record: Record) -> bool:
+    """Whether the tensor's data is one contiguous little-endian range of the file."""
+    strides = tuple(
+        0 if size == 1 else stride
+        for size, stride in zip(tensor.spec.shape, tensor.strides, strict=True)
+    )
+    swapped = record.big_endian and tensor.spec.dtype.bits > 8
+    lazy = tensor.conj or tensor.neg
+    return not lazy and not swapped and strides == row_major(tensor.spec.shape)
+
+
+class SourceFile:
+    """The tensors of a checkpoint, on an open descriptor that the caller owns.
+
+    Bytes come by pread: a file that shrinks meanwhile is an error, not a crash. A record that has a
+    checksum is checked once, before anything of it is used.
+    """
+
+    def __init__(self, fd: int, stored: Stored, tensors: Mapping[str, Tensor]) -> None:
+        self.fd = fd
+        self._stored = stored
+        self._tensors = tensors
+        self._checked: set[str] = set()
+        self._values: tuple[str, Items] | None = None
+
+    def record(self, name: str) -> Record:
+        return self._stored.records[self._tensors[name].storage.key]
+
+    def is_plain(self, name: str) -> bool:
+        tensor = self._tensors[name]
+        return tensor.spec.numel == 0 or is_plain(tensor, self.record(name))
+
+    def offset(self, name: str) -> int:
+        """File offset of the first byte of a plain tensor."""
+        tensor = self._tensors[name]
+        return self.record(name).offset + tensor.offset * tensor.spec.dtype.bits // 8
+
+    def is_whole_record(self, name: str, start: int, nbytes: int) -> bool:
+        record = self.record(name)
+        return start == 0 and self.offset(name) == record.offset and nbytes == record.nbytes
+
+    def has_unchecked_sum(self, name: str) -> bool:
+        key = self._tensors[name].storage.key
+        return self._stored.records[key].crc is not None and key not in self._checked
+
+    def confirm(self, name: str, crc: int) -> None:
+        """Compare the checksum of a whole record that the caller has read."""
+        key = self._tensors[name].storage.key
+        record = self._stored.records[key]
+        if record.crc is not None and crc != record.crc:
+            raise StorageError(
+                "CKM760",
+                f"the data of '{name}' is damaged",
+                where=str(self._stored.path),
+                why=f"The checksum of record '{key}' is {crc:08x}, the archive says "
+                f"{record.crc:08x}.",
+                fix="Restore the file from another copy; nothing was written.",
+            )
+        self._checked.add(key)
+
+    def check(self, name: str) -> None:
+        """Read the whole record of a tensor and compare its checksum, once."""
+        if self.has_unchecked_sum(name):
+            record, crc, done = self.record(name), 0, 0
+            while done < record.nbytes:
+                piece = self.pread(record.offset + done, min(_PIECE, record.nbytes - done))
+                crc = zlib.crc32(piece, crc)
+                done += len(piece)
+            self.confirm(name, crc)
+
+    def pread(self, offset: int, nbytes: int) -> bytes:
+        """Exactly nbytes bytes; StorageError CKM761 where the file ends before."""
+        data = syscalls.pread(self.fd, nbytes, offset)
+        if len(data) != nbytes:
+            raise StorageError(
+                "CKM761",
+                f"the file ends {nbytes - len(data)} bytes early",
+                where=str(self._stored.path),
+                why=f"{nbytes} bytes were expected at offset {offset}; it was truncated while it "
+                "was read.",
+                fix="Let nobody write to the file, and run the command again.",
+            )
+        return data
+
+    def read(self, name: str, first: int, count: int) -> bytes:
+        """Elements first … first + count of the row-major values."""
+        tensor = self._tensors[name]
+        bits = tensor.spec.dtype.bits
+        if count == 0:
+            return b""
+        self.check(name)
+        if self.is_plain(name):
+            return self.pread(self.offset(name) + first * bits // 8, count * bits // 8)
+        values = self._materialise(name, tensor)
+        return values[first : first + count].tobytes()
+
+    def _materialise(self, name: str, tensor: Tensor) -> Items:
+        """Row-major little-endian values of a strided, big-endian or lazily negated tensor."""
+        if self._values is not None and self._values[0] == name:
+            return self._values[1]
+        import numpy as np
+
+        from ckmigrate.execute.evaluate import item_type
+
+        dtype, shape = tensor.spec.dtype, tensor.spec.shape
+        width = dtype.bits // 8
+        span = 1 + sum((n - 1) * st for n, st in zip(shape, tensor.strides, strict=True))
+        data = self.pread(self.offset(name), span * width)
+        part = np.dtype(f"u{_component(dtype)}")
+        numbers = np.frombuffer(data, dtype=part)
+        if self.record(name).big_endian:
+            numbers = numbers.byteswap()
+        flat = np.frombuffer(numbers.tobytes(), dtype=item_type(dtype))
+        steps = tuple(stride * width for stride in tensor.strides)
+        values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, shape, steps))
+        values = _with_signs(values.reshape(-1), dtype, conj=tensor.conj, neg=tensor.neg)
+        self._values = (name, values)
+        return values
+
+
+def _component(dtype: DType) -> int:
+    """Bytes of one real number of the dtype."""
+    return dtype.bits // (16 if dtype.kind == "complex" else 8)
+
+
+def _with_signs(values: Items, dtype: DType, *, conj: bool, neg: bool) -> Items:
+    """Apply torch's lazy conjugation and negation by flipping sign bits."""
+    import numpy as np
+
+    if not conj and not neg:
+        return values
+    width = _component(dtype)
+    numbers = values.view(f"u{width}").copy()
+    sign = np.array(1 << (8 * width - 1), dtype=f"u{width}")
+    if neg:
+        numbers ^= sign
+    if conj and dtype.kind == "complex":
+        numbers[1::2] ^= sign
+    return numbers.view(values.dtype)

@@ -1,0 +1,248 @@
+"""Which revision is this checkpoint at?
+
+The tag says it. Without a tag a release number in the file may say it, then the names and shapes of
+its tensors, compared with what the committed base snapshot becomes under the scripts. A guess is used
+only where exactly one revision fits, and every answer tells what it rests on. `--from` overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ckmigrate.compile import TracedScript, start, trace
+from ckmigrate.errors import CkmigrateError, IdentifyError
+from ckmigrate.fold import skeleton
+from ckmigrate.meta import Meta
+from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.targets import resolve
+from ckmigrate.snapshot import Snapshot
+from ckmigrate.spec import Schema
+from ckmigrate.strict import compare, describe
+from ckmigrate.tag import Tag, parse_tag
+
+__all__ = ["Identity", "Replay", "identify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A revision (None is base), how it was found, and the tag if the file has one."""
+
+    revision: str | None
+    evidence: str
+    tag: Tag | None = None
+
+    @property
+    def is_tagged(self) -> bool:
+        return self.tag is not None and self.evidence == "tag"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A snapshot of the base schema, led through every script of the history."""
+
+    history: History
+    base: Snapshot
+    params: Mapping[str, object]
+
+    @cached_property
+    def _traced(self) -> dict[str, TracedScript]:
+        """By revision, as far as scripts can be replayed without metadata."""
+        done: dict[str, TracedScript] = {}
+        origin = start(self.base.schema, ties=self.base.ties)
+        for script in self.history.order:
+            parents = script.parents
+            if any(parent not in done for parent in parents):
+                continue
+            state = done[parents[0]].after if parents else origin
+            chain = (script,)
+            if len(parents) > 1:
+                state, chain = origin, self.history.path_up(None, script.id)
+            try:
+                done[script.id] = trace(chain, state, self.params).scripts[-1]
+            except CkmigrateError as error:
+                self.failures[script.id] = error
+        return done
+
+    @cached_property
+    def failures(self) -> dict[str, CkmigrateError]:
+        """Scripts that could not be replayed, and why; complete once a schema was asked for."""
+        return {}
+
+    def traced(self, revision: str) -> TracedScript | None:
+        """What one script does on the snapshot; None where it cannot be replayed."""
+        return self._traced.get(revision)
+
+    def schema(self, revision: str | None) -> Schema | None:
+        """Names and specs at a revision; None where it cannot be replayed."""
+        if revision is None:
+            return self.base.schema
+        traced = self._traced.get(revision)
+        return None if traced is None else traced.after.schema
+
+    def schemas(self) -> dict[str | None, Schema]:
+        """Every revision that can be replayed, base first."""
+        found: dict[str | None, Schema] = {None: self.base.schema}
+        found.update((rev, traced.after.schema) for rev, traced in self._traced.items())
+        return found
+
+
+def identify(
+    history: History,
+    *,
+    project: str,
+    tag_text: str | None,
+    schema: Schema,
+    meta: Meta,
+    release_keys: Sequence[str],
+    replays: Mapping[str, Replay],
+    override: str | None = None,
+) -> Identity:
+    """The revision of a checkpoint; IdentifyError CKM41x with the candidates and the way out."""
+    if override is not None:
+        tag = _readable(tag_text)
+        return Identity(resolve(history, override), "--from", tag)
+    if tag_text is not None:
+        return _from_tag(history, project, parse_tag(tag_text))
+    release = _release(meta, release_keys)
+    if release is not None:
+        return _from_release(history, *release)
+    return _from_signature(history, schema, replays)
+
+
+def _readable(tag_text: str | None) -> Tag | None:
+    try:
+        return None if tag_text is None else parse_tag(tag_text)
+    except IdentifyError:
+        return None
+
+
+def _from_tag(history: History, project: str, tag: Tag) -> Identity:
+    who = f"{tag.name} ({tag.revision})" if tag.revision else "base"
+    written = f"It was written by {tag.writer} for project '{tag.project}'"
+    if tag.release:
+        written += f", release {tag.release}"
+    if tag.project != project:
+        raise IdentifyError(
+            "CKM410",
+            f"the checkpoint belongs to project '{tag.project}', not '{project}'",
+            why=f"{written}, at revision {who}.",
+            fix="Run ckmigrate in that project, or say --from REV if its history was taken over.",
+        )
+    if tag.revision is not None and tag.revision not in history:
+        raise IdentifyError(
+            "CKM411",
+            f"the checkpoint is at revision {who}, which this history does not have",
+            why=f"{written}. The newest revision here is {_newest(history)}.",
+            fix="Update the project to a version that has this revision; --from REV overrides.",
+        )
+    return Identity(tag.revision, "tag", tag)
+
+
+def _newest(history: History) -> str:
+    heads = [history.label(head) for head in history.heads]
+    return " and ".join(heads) if heads else "base: there are no scripts"
+
+
+def _release(meta: Meta, keys: Sequence[str]) -> tuple[str, str] | None:
+    for key in keys:
+        if meta.is_known and key in meta:
+            return key, str(meta.get(key))
+    return None
+
+
+def _from_release(history: History, key: str, text: str) -> Identity:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        version = Version(text)
+    except InvalidVersion:
+        raise IdentifyError(
+            "CKM412",
+            f"the release '{text}' at '{key}' is not a version number",
+            why="Releases are compared by the rules of PEP 440.",
+            fix="Say the revision with --from REV.",
+        ) from None
+    reached = [s for s in history.order if s.release and Version(s.release) <= version]
+    if not reached:
+        return Identity(None, f"release {text} ({key})")
+    last = [s for s in reached if not any(s.id in history.ancestors(o.id) for o in reached)]
+    if len(last) > 1:
+        raise _ambiguous([s.id for s in last], history, f"release {text} was made on branches")
+    return Identity(last[0].id, f"release {text} ({key})")
+
+
+def _from_signature(
+    history: History, schema: Schema, replays: Mapping[str, Replay]
+) -> Identity:
+    known = [
+        (rev, found) for replay in replays.values() for rev, found in replay.schemas().items()
+    ]
+    for fits in (_same_shapes, _same_signature):
+        matching = list(dict.fromkeys(rev for rev, found in known if fits(schema, found)))
+        if len(matching) == 1:
+            return Identity(matching[0], "names and shapes of its tensors")
+        if matching:
+            raise _ambiguous(matching, history, "their schemas are alike")
+    raise _nothing_fits(history, schema, known)
+
+
+def _same_shapes(schema: Schema, other: Schema) -> bool:
+    return len(schema) == len(other) and all(
+        name in other and other[name].shape == spec.shape and _kind(other[name]) == _kind(spec)
+        for name, spec in schema.items()
+    )
+
+
+def _same_signature(schema: Schema, other: Schema) -> bool:
+    return signature(schema) == signature(other)
+
+
+def signature(schema: Schema) -> frozenset[tuple[str, int, str]]:
+    """Names with their indices folded away, number of dimensions and kind: the same for every
+    size and depth of an architecture."""
+    return frozenset((skeleton(n), spec.ndim, _kind(spec)) for n, spec in schema.items())
+
+
+def _kind(spec: object) -> str:
+    return str(getattr(getattr(spec, "dtype", None), "kind", ""))
+
+
+def _ambiguous(revisions: Sequence[str | None], history: History, why: str) -> IdentifyError:
+    return IdentifyError(
+        "CKM413",
+        f"the checkpoint has no tag and {len(revisions)} revisions fit",
+        details=tuple(history.label(revision) for revision in revisions),
+        why=f"Nothing in the file tells them apart: {why}.",
+        fix="Say which one it is: --from REV; or tag it once: ckmigrate stamp PATH REV.",
+    )
+
+
+def _nothing_fits(
+    history: History, schema: Schema, known: Sequence[tuple[str | None, Schema]]
+) -> IdentifyError:
+    if not known:
+        return IdentifyError(
+            "CKM414",
+            "the checkpoint has no tag, and there is no base snapshot to compare it with",
+            why="Without either, a revision could only be guessed.",
+            fix="Say it with --from REV (or --from base), or commit a snapshot: ckmigrate init.",
+        )
+    ranked = sorted(known, key=lambda item: -_likeness(schema, item[1]))
+    nearest, expected = ranked[0]
+    lines = describe(compare(schema, expected))
+    shown = tuple(lines[:8]) + ((f"… {len(lines) - 8} more",) if len(lines) > 8 else ())
+    return IdentifyError(
+        "CKM414",
+        "the checkpoint has no tag, and its tensors fit no revision of this history",
+        details=shown,
+        why=f"The nearest is {history.label(nearest)}; the lines above are what differs from it.",
+        fix="If you know the revision say --from REV; otherwise it is not a checkpoint of this "
+        "project, or older than its base snapshot.",
+    )
+
+
+def _likeness(schema: Schema, other: Schema) -> float:
+    ours, theirs = signature(schema), signature(other)
+    return len(ours & theirs) / max(1, len(ours | theirs))

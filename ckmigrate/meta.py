@@ -1,0 +1,104 @@
+"""The entries of a checkpoint that are not tensors, and edits of them.
+
+A path is dotted: `hyper_parameters.n_head`. While a history is replayed on a schema alone, metadata is
+unknown: edits are recorded, reading raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ckmigrate.errors import MigrationError
+from ckmigrate.formats import meta_tree
+from ckmigrate.step import Irreversible, refuse
+
+__all__ = ["Meta", "MetaEdit"]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
+UNKNOWN = object()
+
+
+@dataclass(frozen=True, slots=True)
+class MetaEdit:
+    """One edit. `old` is what stood at the path before: a value, ABSENT, or UNKNOWN."""
+
+    kind: Literal["rename", "set", "drop"]
+    path: str
+    new: str = ""
+    value: object = None
+    old: object = UNKNOWN
+
+    def inverse(self) -> MetaEdit:
+        """The edit back; raises Irreversible where the old value is not known."""
+        if self.kind == "rename":
+            return MetaEdit("rename", self.new, new=self.path)
+        if self.old is UNKNOWN:
+            raise Irreversible(f"the old value of metadata '{self.path}' is not recorded")
+        if self.old is ABSENT:
+            return MetaEdit("drop", self.path)
+        return MetaEdit("set", self.path, value=self.old)
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The tree of a checkpoint, seen without its tensors; UNKNOWN while there is none."""
+
+    tree: object
+
+    @classmethod
+    def unknown(cls) -> Meta:
+        return cls(UNKNOWN)
+
+    @property
+    def is_known(self) -> bool:
+        return self.tree is not UNKNOWN
+
+    def get(self, path: str) -> object:
+        """The value at a path; MigrationError CKM571 where there is none."""
+        self._require_known(path)
+        return meta_tree.plain(meta_tree.get(self.tree, path))
+
+    def __contains__(self, path: object) -> bool:
+        self._require_known(str(path))
+        return isinstance(path, str) and meta_tree.has(self.tree, path)
+
+    def _require_known(self, path: str) -> None:
+        if not self.is_known:
+            raise refuse(
+                "CKM573",
+                f"metadata '{path}' is not known here",
+                why="The history is being replayed on names and shapes alone, to learn which "
+                "revision a file is at or how to go back.",
+                fix="Read parameters through ck.params where a replay must be possible, or say "
+                "the revision with --from.",
+            )
+
+    def apply(self, edit: MetaEdit) -> tuple[Meta, MetaEdit]:
+        """The metadata after an edit, and the edit with the old value that it replaced."""
+        if not self.is_known:
+            return self, edit
+        old: object = ABSENT
+        if meta_tree.has(self.tree, edit.path):
+            old = meta_tree.get(self.tree, edit.path)
+        return Meta(self._edited(edit)), replace(edit, old=old)
+
+    def _edited(self, edit: MetaEdit) -> object:
+        match edit.kind:
+            case "rename":
+                return meta_tree.rename(self.tree, edit.path, edit.new)
+            case "set":
+                return meta_tree.set_value(self.tree, edit.path, edit.value)
+            case "drop":
+                return meta_tree.drop(self.tree, edit.path)
+
+
+def is_unknown_metadata(error: MigrationError) -> bool:
+    """Whether a replay stopped because a script reads metadata."""
+    return error.code == "CKM573"

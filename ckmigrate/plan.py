@@ -1,0 +1,138 @@
+"""The whole upgrade as data: what is printed is what is executed.
+
+A `Plan` names every entry of the result with its expression and the work that gives its bytes, the
+claims about values that are checked before the commit, and what it costs in bytes and memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckmigrate.compile import Trace
+from ckmigrate.expr import Expr, Source, sources
+from ckmigrate.lower import Compute, Copy, FillRange, Gather, Lowered, SourceRange, lower
+from ckmigrate.spec import Schema, TensorSpec
+from ckmigrate.step import Check
+
+__all__ = ["Entry", "Plan", "Totals", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of the result."""
+
+    name: str
+    expr: Expr
+    lowered: Lowered
+
+    @property
+    def spec(self) -> TensorSpec:
+        return self.expr.spec
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether it is a whole tensor of the source, under whatever name."""
+        return isinstance(self.expr, Source)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Bytes of the result by the work that they take."""
+
+    copied: int
+    filled: int
+    gathered: int
+    computed: int
+
+    @property
+    def written(self) -> int:
+        return self.copied + self.filled + self.gathered + self.computed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A chain of migrations on one checkpoint.
+
+    trace        the scripts that run, with everything that they did
+    entries      the result, in the order in which it is written
+    ties         groups of result names that share one tensor
+    checks       pairs of expressions whose bytes must be equal
+    peak_memory  bytes that the largest step holds at once, beside the program itself
+    """
+
+    trace: Trace
+    entries: tuple[Entry, ...]
+    ties: tuple[tuple[str, ...], ...]
+    checks: tuple[Check, ...]
+    peak_memory: int
+
+    @property
+    def schema(self) -> Schema:
+        return Schema((entry.name, entry.spec) for entry in self.entries)
+
+    @property
+    def needs_torch(self) -> bool:
+        return any(isinstance(e.lowered, Compute) and e.lowered.torch for e in self.entries)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every tensor keeps its name and bytes."""
+        same = all(e.is_unchanged and e.expr == self._start(e.name) for e in self.entries)
+        return same and len(self.entries) == len(self.trace.start.entries)
+
+    def _start(self, name: str) -> Expr | None:
+        return self.trace.start.entries.get(name)
+
+    @property
+    def totals(self) -> Totals:
+        copied = filled = gathered = computed = 0
+        for entry in self.entries:
+            match entry.lowered:
+                case Copy():
+                    for item in entry.lowered.ranges:
+                        copied += item.nbytes if isinstance(item, SourceRange) else 0
+                        filled += item.nbytes if isinstance(item, FillRange) else 0
+                case Gather():
+                    gathered += entry.spec.nbytes
+                case Compute():
+                    computed += entry.spec.nbytes
+        return Totals(copied, filled, gathered, computed)
+
+    @property
+    def moves(self) -> dict[str, list[str]]:
+        """Old name → the names of the result that its values went to."""
+        aliases = {
+            name: expr.name
+            for name, expr in self.trace.start.entries.items()
+            if isinstance(expr, Source)
+        }
+        users: dict[str, list[str]] = {}
+        for entry in self.entries:
+            for name in sources(entry.expr):
+                users.setdefault(name, []).append(entry.name)
+        return {name: users.get(source, []) for name, source in aliases.items()}
+
+
+def make_plan(
+    trace: Trace,
+    *,
+    is_plain: Callable[[str], bool],
+    peak: Callable[[Entry], int],
+    extra_checks: tuple[Check, ...] = (),
+) -> Plan:
+    """Lower every entry at the end of a trace.
+
+    is_plain tells of a source whether its bytes can be copied as they stand; peak estimates the
+    memory of a step. Claims that hold because both sides are one expression are left out.
+    """
+    end = trace.end
+    entries = tuple(
+        Entry(name, expr, lower(expr, is_plain)) for name, expr in end.entries.items()
+    )
+    ties = tuple(
+        group for group in end.ties if len({id(end.entries[n]) for n in group}) == 1
+        or all(end.entries[n] == end.entries[group[0]] for n in group)
+    )
+    checks = tuple(c for c in trace.checks + extra_checks if c.left != c.right)
+    return Plan(trace, entries, ties, checks, max(map(peak, entries), default=0))
