@@ -728,9 +728,11 @@ def _check_complete(
             for place, pattern in enumerate(patterns)
             if place not in present
         ]
-        label = ", ".join(f"{key}={value}" for key, value in captures.items()) or "of all members"
+        label = ", ".join(f"{key}={value}" for key, value in captures.items())
         there = ", ".join(present[place] for place in sorted(present))
-        problems.append(f"group {label!r}: has {there}; lacks {', '.join(missing)}")
+        problems.append(
+            f"the group{label and ' '}{label} has {there} but lacks {', '.join(missing)}"
+        )
     if problems:
         raise _listed(
             "CKM507",

@@ -56,6 +56,10 @@ def test_one_name_alone_survives(name: str) -> None:
     assert line.names == expand(line.pattern) == (name,)
 
 
+def test_line_stands_where_its_first_name_was_even_if_numbers_descend() -> None:
+    assert fold_names(["h.5", "a", "h.1"]) == ("h.{1,5}", "a")
+
+
 def test_layers_fold_to_one_line() -> None:
     names = ["embed.weight", *(f"layers.{i}.attn.weight" for i in range(32)), "head.weight"]
     assert fold_names(names) == ("embed.weight", "layers.{0…31}.attn.weight", "head.weight")
