@@ -2,14 +2,14 @@
 
 The new file grows under a temporary name beside its target, is forced to stable storage, is read
 again by `verify`, and only then takes the name in one rename. Until that rename the target is the
-complete old file, after it the complete new one; there is no other moment. docs/durability.md has
-the order of the steps, and tests/faults fails and kills every one of them.
+complete old file, after it the complete new one; there is no other moment. `commit` reads as the
+list of the steps, and tests/faults fails and kills every one of them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ def commit(
     backup possible), CKM758 (written, but the folder could not be forced to stable storage).
     """
     target = real_path(destination.path)
-    with _holding(target, lock), explained(destination.path):
+    with _told_if_interrupted() as done, _holding(target, lock), explained(destination.path):
         remove_stale(target)
         _check_unchanged(source, source_identity)
         old = preflight(destination, image.size, source=source)
@@ -91,9 +91,25 @@ def commit(
             _check_unchanged(source, source_identity)
             _give_mode(file.fd, old)
             syscalls.fsync(file.fd)
-            with _backup(destination.backup if old else None, target, file) as backup:
-                _publish(file, target, Committed(destination.path, backup), replace=old is not None)
-        return Committed(destination.path, backup)
+            with _backup(destination.backup if old else None, target, done) as backup:
+                committed = Committed(destination.path, backup)
+                with signals_held():
+                    _give_name(file, target, replace=old is not None)
+                    done.append(committed)
+                    _force_folder(target)
+        return committed
+
+
+@contextmanager
+def _told_if_interrupted() -> Iterator[list[Committed]]:
+    """A list for the commit once it is done: a Ctrl-C that comes later says so."""
+    done: list[Committed] = []
+    try:
+        yield done
+    except KeyboardInterrupt as interrupt:
+        if done:
+            raise InterruptedAfterCommit(done[0]) from interrupt
+        raise
 
 
 @contextmanager
@@ -173,8 +189,8 @@ def _umask() -> int:
 
 
 @contextmanager
-def _backup(wanted: Path | None, target: Path, file: Temporary) -> Iterator[Path | None]:
-    """The name under which the old file stays; taken back where the new one is not published."""
+def _backup(wanted: Path | None, target: Path, done: Sequence[Committed]) -> Iterator[Path | None]:
+    """The name under which the old file stays; taken back where nothing was done."""
     if wanted is None:
         yield None
         return
@@ -182,7 +198,7 @@ def _backup(wanted: Path | None, target: Path, file: Temporary) -> Iterator[Path
     try:
         yield path
     finally:
-        if made and not file.published:
+        if made and not done:
             with suppress(OSError):
                 syscalls.unlink(path)
 
@@ -219,18 +235,6 @@ def _linked(target: Path, path: Path) -> bool:
     return True
 
 
-def _publish(file: Temporary, target: Path, committed: Committed, *, replace: bool) -> None:
-    """Rename and force the folder to stable storage, as one step for every signal."""
-    try:
-        with signals_held():
-            _give_name(file, target, replace=replace)
-            _force_folder(target)
-    except KeyboardInterrupt as interrupt:
-        if file.published:
-            raise InterruptedAfterCommit(committed) from interrupt
-        raise
-
-
 def _give_name(file: Temporary, target: Path, *, replace: bool) -> None:
     try:
         if replace:
@@ -241,7 +245,6 @@ def _give_name(file: Temporary, target: Path, *, replace: bool) -> None:
         # A network file system may do the rename, lose the answer and report an error.
         if not _has_name(file.fd, target):
             raise _unpublished(error, target) from error
-    file.published = True
 
 
 def _has_name(fd: int, target: Path) -> bool:

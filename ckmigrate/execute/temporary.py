@@ -28,13 +28,12 @@ _NAME: Final = re.compile(
 _NO_FOLLOW: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Temporary:
-    """An open temporary file; `published` once it has the target's name."""
+    """An open temporary file, under the name that it had when it was made."""
 
     path: Path
     fd: int
-    published: bool = False
 
 
 def is_temporary(name: str) -> bool:
@@ -53,7 +52,7 @@ def temporary(target: Path) -> Iterator[Temporary]:
     try:
         yield file
     finally:
-        # Also after a success: where it was published by a link, the first removal may have failed.
+        # Also after a success: where a link gave the name, the first removal may have failed.
         with suppress(OSError):
             syscalls.unlink(file.path)
         syscalls.close(file.fd)

@@ -1,0 +1,162 @@
+"""Open a checkpoint of any format: what it is, its content decides and not its name."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import Final, Never
+
+from ckmigrate.errors import StorageError
+from ckmigrate.formats import safetensors
+from ckmigrate.formats.base import Stored
+from ckmigrate.formats.content import Foreign, foreign
+
+__all__ = ["open_checkpoint", "open_regular"]
+
+_HEAD: Final = 4096
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
+
+def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
+    """Read a checkpoint, but for its tensor bytes.
+
+    carry  classes ("mypkg.config.Config") that a torch file may name beyond the allowed ones
+
+    Raises StorageError CKM706 (missing), CKM707 (not readable, not a file), CKM708 (not a
+    checkpoint), CKM709 (it never arrived: a pointer, a web page, an empty file), and what the
+    reader of its format raises.
+    """
+    fd = open_regular(path)
+    try:
+        return _read(path, fd, tuple(carry))
+    finally:
+        os.close(fd)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor to read the regular file that `path` stands for, symbolic links followed once.
+
+    Never waits for a pipe or a device. Raises StorageError CKM706 (missing) or CKM707.
+    """
+    try:
+        # Links are resolved first, so that a link put there in between is refused.
+        fd = os.open(os.path.realpath(path), _FLAGS)
+    except (OSError, ValueError) as error:
+        _refuse_open(path, error)
+    try:
+        _check_regular(path, os.fstat(fd).st_mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _read(path: Path, fd: int, carry: tuple[str, ...]) -> Stored:
+    stat = os.fstat(fd)
+    head = _head(path, fd)
+    # First: the length at its start can be any bytes, also those that mark another format.
+    if safetensors.is_safetensors(head, stat.st_size):
+        return safetensors.read(path, fd, stat)
+    # Not needed for a safetensors file, and slower to import than it is to read.
+    from ckmigrate.formats import torch_legacy, torch_zip
+
+    if torch_legacy.is_torch_legacy(head):
+        return torch_legacy.read(path, fd, stat, carry)
+    kind = foreign(head)
+    if kind is None and torch_zip.is_torch_zip(head):
+        return torch_zip.read(path, fd, stat, carry)
+    raise _refused_content(path, head, kind)
+
+
+def _head(path: Path, fd: int) -> bytes:
+    try:
+        return os.pread(fd, _HEAD, 0)
+    except OSError as error:
+        _refuse_open(path, error)
+
+
+def _refuse(path: Path, code: str, what: str, *, fix: str, why: str | None = None) -> Never:
+    raise StorageError(code, f"{path.name} {what}", where=str(path), why=why, fix=fix)
+
+
+def _refused_content(path: Path, head: bytes, kind: Foreign | None) -> StorageError:
+    if kind is not None:
+        code = "CKM709" if kind.lost else "CKM708"
+        fix = kind.fix.format(name=path.name)
+        return StorageError(code, f"{path.name} is {kind.kind}", where=str(path), fix=fix)
+    return StorageError(
+        "CKM708",
+        f"{path.name} is not a checkpoint that ckmigrate knows",
+        where=str(path),
+        why=f"it begins with the bytes {head[:16].hex(' ')}; known are safetensors files and files "
+        "of torch.save, which begin differently",
+        fix="Check that the download is complete and that it is a PyTorch checkpoint.",
+    )
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if S_ISREG(mode):
+        return
+    if S_ISDIR(mode):
+        _refuse(path, "CKM707", "is a folder", why="one file is upgraded at a time", fix=_in(path))
+    _refuse(
+        path,
+        "CKM707",
+        "is not a regular file",
+        why="a pipe or a device cannot be read twice",
+        fix="Save it to a file first.",
+    )
+
+
+def _in(folder: Path) -> str:
+    names = [name for name in _names(folder) if name.endswith(_SUFFIXES)]
+    listed = ", ".join(str(folder / name) for name in names[:3])
+    return f"Give a file in it, such as {listed}." if names else "Give a checkpoint file."
+
+
+def _names(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where it cannot be listed."""
+    with suppress(OSError):
+        return sorted(os.listdir(folder))
+    return []
+
+
+def _refuse_open(path: Path, error: OSError | ValueError) -> Never:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        _refuse_missing(path)
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    fixes = {
+        errno.EACCES: "Ask for permission to read it and to enter the folders above it.",
+        errno.ELOOP: "Check the symbolic links that lead to it.",
+        errno.ENXIO: "Give a regular file, not a socket or a device.",
+        errno.EIO: "Check the disk or the network share that it is on.",
+    }
+    raise StorageError(
+        "CKM707",
+        f"cannot read {path.name!r}: {reason}",
+        where=repr(str(path))[1:-1],
+        fix=fixes.get(number or 0, "Check the path."),
+    ) from error
+
+
+def _refuse_missing(path: Path) -> Never:
+    """CKM706 with the nearest names that do exist."""
+    folder = path.parent
+    if path.is_symlink():
+        why = f"it is a symbolic link to {os.readlink(path)}, and that does not exist"
+        fix = "Fetch the file that the link leads to, or correct the link."
+    elif not folder.is_dir():
+        why = f"there is no folder {folder}"
+        fix = "Check the path."
+    else:
+        near = difflib.get_close_matches(path.name, _names(folder)[:10_000], n=3, cutoff=0.5)
+        why = f"nothing in {folder} has this name"
+        fix = f"Did you mean {' or '.join(near)}?" if near else "Check the path."
+    _refuse(path, "CKM706", "does not exist", why=why, fix=fix)
