@@ -1,7 +1,7 @@
 """The symbolic checkpoint: what `upgrade(ck)` talks to.
 
-It knows names, shapes, dtypes and metadata, never values. Each operation is resolved into steps, the
-steps are applied to the expressions all at once, and the record of what was done is kept: plan,
+It knows names, shapes, dtypes and metadata, never values. Each operation is resolved into steps,
+the steps are applied to the expressions all at once, and the record of what was done is kept: plan,
 inverse and digest are read off the records.
 """
 
@@ -20,8 +20,11 @@ from ckmigrate.meta import Meta, MetaEdit
 from ckmigrate.names import Match, nearest
 from ckmigrate.operations import cast, compute, copy, gather, init, rearrange, resize, split, stack
 from ckmigrate.operations.assign import Assign, Taken
+from ckmigrate.operations.compute import Function, Specs
 from ckmigrate.operations.matching import select
+from ckmigrate.operations.rearrange import ShapeLike
 from ckmigrate.operations.rename import rename
+from ckmigrate.operations.resize import Anchor
 from ckmigrate.scalar import Number
 from ckmigrate.spec import Schema, TensorSpec
 from ckmigrate.step import Check, Schemas, Step, refuse
@@ -220,7 +223,7 @@ class Checkpoint:
                 stack.unstack(self._specs, source, targets, dim=dim, count=count, optional=optional)
             )
 
-    def reshape(self, pattern: str, shape: rearrange.ShapeLike, *, optional: bool = False) -> None:
+    def reshape(self, pattern: str, shape: ShapeLike, *, optional: bool = False) -> None:
         """Same elements, new shape; the shape may be a function of the tensor."""
         with self._operation("reshape", pattern, shape, optional=optional) as apply:
             apply(rearrange.reshape(self._specs, pattern, shape, optional=optional))
@@ -281,10 +284,10 @@ class Checkpoint:
     def resize(
         self,
         pattern: str,
-        shape: rearrange.ShapeLike,
+        shape: ShapeLike,
         *,
         fill: Number = 0,
-        anchor: resize.Anchor = "start",
+        anchor: Anchor = "start",
         optional: bool = False,
     ) -> None:
         """Crop or pad to a shape; the old values stay at the anchor, new places hold fill."""
@@ -301,7 +304,7 @@ class Checkpoint:
         self,
         name: str,
         *,
-        shape: rearrange.ShapeLike | None = None,
+        shape: ShapeLike | None = None,
         like: str | None = None,
         value: Initialiser | None = None,
         dtype: object = None,
@@ -380,10 +383,10 @@ class Checkpoint:
         self,
         inputs: str | Sequence[str],
         outputs: str | Sequence[str],
-        function: compute.Function,
+        function: Function,
         *,
-        inverse: compute.Function | None = None,
-        specs: compute.Specs | None = None,
+        inverse: Function | None = None,
+        specs: Specs | None = None,
         optional: bool = False,
     ) -> None:
         """Replace the inputs by what a torch function makes of them.
@@ -562,7 +565,7 @@ def _rebuilt(
     place: Mapping[str, list[str]],
     made: Mapping[str, Expr],
 ) -> dict[str, Expr]:
-    """The entries in order: what a step makes stands where its first source stood, new ones last."""
+    """The entries in order: what a step makes stands where its first source stood."""
     result: dict[str, Expr] = {}
     for name, expr in entries.items():
         for target in place.get(name, ()):
@@ -663,9 +666,9 @@ class RecordedMeta:
     def __contains__(self, path: object) -> bool:
         return path in self._ck._meta
 
-    def rename(self, old: str, new: str) -> None:
-        """Move a value to another path."""
-        self._edit(MetaEdit("rename", old, new=new), old, new)
+    def rename(self, old: str, new: str, *, optional: bool = False) -> None:
+        """Move a value to another path; where optional, a file without it stays as it is."""
+        self._edit(MetaEdit("rename", old, new=new, optional=optional), old, new, optional=optional)
 
     def set(self, path: str, value: object) -> None:
         """Add or replace a value: a number, text, bool, None, or lists and dicts of them."""
@@ -675,8 +678,8 @@ class RecordedMeta:
         """Remove a value."""
         self._edit(MetaEdit("drop", path), path)
 
-    def _edit(self, edit: MetaEdit, *args: object) -> None:
+    def _edit(self, edit: MetaEdit, *args: object, **kwargs: object) -> None:
         with self._ck._context(f"meta.{edit.kind}"):
             self._ck._meta, done = self._ck._meta.apply(edit)
-            record = Record(f"meta.{edit.kind}", call_text(args, {}), None, edit=done)
+            record = Record(f"meta.{edit.kind}", call_text(args, kwargs), None, edit=done)
             self._ck.add_record(record)

@@ -129,7 +129,7 @@ def _script_failure(script: Script, error: BaseException, direction: str) -> Mig
     lines = [frame.lineno for frame in frames if frame.filename.endswith(script.path.name)]
     name = "upgrade" if direction == "up" else "downgrade"
     return MigrationError(
-        "CKM511",
+        "CKM512",
         f"{name}() raised {type(error).__name__}: {error}",
         where=f"{script.path.name}, line {lines[-1]}" if lines else script.path.name,
         why="The script failed while it was planned; no tensor was read and nothing was written.",

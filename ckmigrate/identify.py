@@ -1,8 +1,9 @@
 """Which revision is this checkpoint at?
 
-The tag says it. Without a tag a release number in the file may say it, then the names and shapes of
-its tensors, compared with what the committed base snapshot becomes under the scripts. A guess is used
-only where exactly one revision fits, and every answer tells what it rests on. `--from` overrides.
+The tag says it. Without a tag a release number in the file may say it, then the names and shapes
+of its tensors, compared with what the committed base snapshot becomes under the scripts. A guess is
+used only where exactly one revision fits, and every answer tells what it rests on. `--from`
+overrides.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ckmigrate.errors import CkmigrateError, IdentifyError
 from ckmigrate.fold import skeleton
 from ckmigrate.meta import Meta
 from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import Schema
@@ -56,7 +58,7 @@ class Replay:
             if any(parent not in done for parent in parents):
                 continue
             state = done[parents[0]].after if parents else origin
-            chain = (script,)
+            chain: tuple[Script, ...] = (script,)
             if len(parents) > 1:
                 state, chain = origin, self.history.path_up(None, script.id)
             try:
@@ -173,12 +175,8 @@ def _from_release(history: History, key: str, text: str) -> Identity:
     return Identity(last[0].id, f"release {text} ({key})")
 
 
-def _from_signature(
-    history: History, schema: Schema, replays: Mapping[str, Replay]
-) -> Identity:
-    known = [
-        (rev, found) for replay in replays.values() for rev, found in replay.schemas().items()
-    ]
+def _from_signature(history: History, schema: Schema, replays: Mapping[str, Replay]) -> Identity:
+    known = [(rev, found) for replay in replays.values() for rev, found in replay.schemas().items()]
     for fits in (_same_shapes, _same_signature):
         matching = list(dict.fromkeys(rev for rev, found in known if fits(schema, found)))
         if len(matching) == 1:

@@ -1,7 +1,7 @@
 """The entries of a checkpoint that are not tensors, and edits of them.
 
-A path is dotted: `hyper_parameters.n_head`. While a history is replayed on a schema alone, metadata is
-unknown: edits are recorded, reading raises.
+A path is dotted: `hyper_parameters.n_head`. While a history is replayed on a schema alone, metadata
+is unknown: edits are recorded, reading raises.
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ UNKNOWN = object()
 
 @dataclass(frozen=True, slots=True)
 class MetaEdit:
-    """One edit. `old` is what stood at the path before: a value, ABSENT, or UNKNOWN."""
+    """One edit. `old` is what stood at the path before: a value, ABSENT, or UNKNOWN.
+
+    An optional rename does nothing where the path is missing, in both directions; it is recorded
+    all the same, so that the record does not depend on the file.
+    """
 
     kind: Literal["rename", "set", "drop"]
     path: str
     new: str = ""
     value: object = None
     old: object = UNKNOWN
+    optional: bool = False
 
     def inverse(self) -> MetaEdit:
         """The edit back; raises Irreversible where the old value is not known."""
         if self.kind == "rename":
-            return MetaEdit("rename", self.new, new=self.path)
+            return MetaEdit("rename", self.new, new=self.path, optional=self.optional)
         if self.old is UNKNOWN:
             raise Irreversible(f"the old value of metadata '{self.path}' is not recorded")
         if self.old is ABSENT:
@@ -90,6 +95,8 @@ class Meta:
         return Meta(self._edited(edit)), replace(edit, old=old)
 
     def _edited(self, edit: MetaEdit) -> object:
+        if edit.optional and not meta_tree.has(self.tree, edit.path):
+            return self.tree
         match edit.kind:
             case "rename":
                 return meta_tree.rename(self.tree, edit.path, edit.new)

@@ -127,11 +127,11 @@ def make_plan(
     memory of a step. Claims that hold because both sides are one expression are left out.
     """
     end = trace.end
-    entries = tuple(
-        Entry(name, expr, lower(expr, is_plain)) for name, expr in end.entries.items()
-    )
+    entries = tuple(Entry(name, expr, lower(expr, is_plain)) for name, expr in end.entries.items())
     ties = tuple(
-        group for group in end.ties if len({id(end.entries[n]) for n in group}) == 1
+        group
+        for group in end.ties
+        if len({id(end.entries[n]) for n in group}) == 1
         or all(end.entries[n] == end.entries[group[0]] for n in group)
     )
     checks = tuple(c for c in trace.checks + extra_checks if c.left != c.right)

@@ -19,8 +19,8 @@ __all__ = ["SymbolicTensor", "concat", "stack"]
 class SymbolicTensor:
     """A tensor of the symbolic checkpoint; every method gives a new one.
 
-    It has no values: a comparison or a conversion to a number raises, because a migration may branch
-    on names, shapes and metadata only.
+    It has no values: a conversion to a truth value or a number raises, because a migration may
+    branch on names, shapes and metadata only.
     """
 
     expr: Expr

@@ -23,6 +23,7 @@ from ckmigrate.expr import (
     Result,
     Source,
     View,
+    children,
     slice_,
 )
 from ckmigrate.spec import DType, TensorSpec
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     Items = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["Evaluator"]
+__all__ = ["Evaluator", "chunks", "peak_cost"]
 
 CHUNK_BYTES = 32 << 20
 """Bytes of output that are gathered at a time where the sources can be read in step with it."""
@@ -55,20 +56,6 @@ class Evaluator:
         """Announce that `expr` will be evaluated once; lets results be freed after last use."""
         for node in _calls(expr):
             self._pending[id(node)] = self._pending.get(id(node), 0) + 1
-
-    def chunks(self, expr: Expr) -> list[Expr]:
-        """Pieces along dimension 0 to evaluate one after another, or the whole expression.
-
-        Pieces are used only where together they read about as much as the whole does.
-        """
-        rows = expr.spec.shape[0] if expr.spec.ndim else 1
-        pieces = min(rows, -(-expr.spec.nbytes // CHUNK_BYTES))
-        if pieces <= 1 or any(_calls(expr)) or _draws(expr):
-            return [expr]
-        size = -(-rows // pieces)
-        parts = [slice_(expr, 0, i, min(i + size, rows)) for i in range(0, rows, size)]
-        whole = read_cost(expr)
-        return parts if sum(map(read_cost, parts)) <= whole + whole // 4 else [expr]
 
     def evaluate(self, expr: Expr) -> Items:
         """The tensor's elements as opaque items, in its shape; not always contiguous."""
@@ -183,6 +170,21 @@ def item_type(dtype: DType) -> np.dtype[Any]:
     return np.dtype(f"V{width}" if width > 8 else f"u{width}")
 
 
+def chunks(expr: Expr) -> list[Expr]:
+    """Pieces along dimension 0 to evaluate one after another, or the whole expression.
+
+    Pieces are used only where together they read about as much as the whole does.
+    """
+    rows = expr.spec.shape[0] if expr.spec.ndim else 1
+    pieces = min(rows, -(-expr.spec.nbytes // CHUNK_BYTES))
+    if pieces <= 1 or any(_calls(expr)) or _draws(expr):
+        return [expr]
+    size = -(-rows // pieces)
+    parts = [slice_(expr, 0, i, min(i + size, rows)) for i in range(0, rows, size)]
+    whole = read_cost(expr)
+    return parts if sum(map(read_cost, parts)) <= whole + whole // 4 else [expr]
+
+
 def view_span(expr: View) -> int:
     """Elements of the base from the view's first to its last."""
     return 1 + sum((n - 1) * st for n, st in zip(expr.spec.shape, expr.strides, strict=True))
@@ -228,8 +230,6 @@ def peak_cost(expr: Expr) -> int:
 
 
 def _calls(expr: Expr) -> list[Call]:
-    from ckmigrate.expr import children
-
     found, stack = [], [expr]
     while stack:
         node = stack.pop()
@@ -240,8 +240,6 @@ def _calls(expr: Expr) -> list[Call]:
 
 
 def _draws(expr: Expr) -> bool:
-    from ckmigrate.expr import children
-
     stack = [expr]
     while stack:
         node = stack.pop()

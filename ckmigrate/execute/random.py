@@ -116,7 +116,7 @@ def _bits(key: str, start: int, count: int) -> Array:
     one, two = (np.uint64(int.from_bytes(digest[i : i + 8], "little")) for i in (0, 8))
     counter = np.arange(start + 1, start + count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        value: Array = _mix(_mix(one + counter * np.uint64(0x9E3779B97F4A7C15)) ^ two)
+        value = _mix(_mix(one + counter * np.uint64(0x9E3779B97F4A7C15)) ^ two)
     return value
 
 
@@ -125,7 +125,8 @@ def _mix(z: Array) -> Array:
 
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: Array = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def _unit(bits: Array) -> Array:

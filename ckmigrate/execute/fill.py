@@ -1,0 +1,184 @@
+"""Writing the data of a plan into the slots of a file.
+
+Byte ranges are copied by the kernel, neighbouring ones at once; where the archive needs checksums
+the bytes pass through this process in pieces. Gathers and computations stream one tensor, or one
+chunk of it, at a time.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckmigrate.errors import MigrationError
+from ckmigrate.execute import syscalls
+from ckmigrate.execute.evaluate import Evaluator, chunks
+from ckmigrate.execute.source import SourceFile
+from ckmigrate.expr import Expr
+from ckmigrate.formats.base import FileImage
+from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange
+from ckmigrate.step import Check
+
+__all__ = ["Progress", "Work", "check_claims", "fill"]
+
+_PIECE = 4 << 20
+
+Progress = Callable[[int], None]
+"""Called with a number of bytes that were just written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What fills one slot."""
+
+    label: str
+    expr: Expr
+    lowered: Lowered
+
+
+def fill(
+    fd: int,
+    image: FileImage,
+    work: Mapping[str, Work],
+    source: SourceFile,
+    progress: Progress,
+) -> dict[str, int]:
+    """Write every slot; the CRC-32 of each by key where the image asks for them, else {}."""
+    evaluator = Evaluator(source.read)
+    copies: list[tuple[int, int, int]] = []
+    sums: dict[str, int] = {}
+    for item in work.values():
+        if not isinstance(item.lowered, Copy):
+            evaluator.expect(item.expr)
+    for key, item in work.items():
+        offset = image.slots[key].offset
+        if isinstance(item.lowered, Copy) and image.finish is None:
+            copies.extend(_kernel_copies(fd, offset, item.lowered, source, progress))
+        else:
+            pieces = _pieces(item, source, evaluator)
+            sums[key] = _write(fd, offset, pieces, progress)
+    for start, target, nbytes in _merged(copies):
+        _copy(fd, source.fd, start, target, nbytes, progress)
+    return sums if image.finish is not None else {}
+
+
+def _write(fd: int, offset: int, pieces: Iterator[Any], progress: Progress) -> int:
+    crc = 0
+    for piece in pieces:
+        syscalls.pwrite(fd, piece, offset=offset)
+        crc = zlib.crc32(piece, crc)
+        offset += len(piece)
+        progress(len(piece))
+    return crc
+
+
+def _copy(
+    fd: int, source_fd: int, start: int, target: int, nbytes: int, progress: Progress
+) -> None:
+    done = 0
+    while done < nbytes:
+        step = min(nbytes - done, 64 << 20)
+        syscalls.copy_range(
+            source_fd, fd, source_offset=start + done, target_offset=target + done, nbytes=step
+        )
+        done += step
+        progress(step)
+
+
+def _merged(copies: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """(source offset, target offset, bytes) with neighbours on both sides joined."""
+    current: tuple[int, int, int] | None = None
+    for start, target, nbytes in sorted(copies, key=lambda item: item[1]):
+        if current and start - current[0] == target - current[1] == current[2]:
+            current = (current[0], current[1], current[2] + nbytes)
+            continue
+        if current:
+            yield current
+        current = (start, target, nbytes)
+    if current:
+        yield current
+
+
+def _kernel_copies(
+    fd: int, offset: int, copy: Copy, source: SourceFile, progress: Progress
+) -> Iterator[tuple[int, int, int]]:
+    """Write fills and checksummed records now; give back the ranges that the kernel can copy."""
+    for item in copy.ranges:
+        if isinstance(item, FillRange):
+            _write(fd, offset, _repeat(item), progress)
+        elif source.has_unchecked_sum(item.name):
+            _write(fd, offset, _read_range(item, source), progress)
+        else:
+            yield source.offset(item.name) + item.start, offset, item.nbytes
+        offset += item.nbytes
+
+
+def _pieces(item: Work, source: SourceFile, evaluator: Evaluator) -> Iterator[Any]:
+    if isinstance(item.lowered, Copy):
+        for part in item.lowered.ranges:
+            if isinstance(part, FillRange):
+                yield from _repeat(part)
+            else:
+                yield from _read_range(part, source)
+    else:
+        for chunk in chunks(item.expr):
+            yield _bytes(evaluator, chunk)
+
+
+def _bytes(evaluator: Evaluator, expr: Expr) -> memoryview:
+    import numpy as np
+
+    value = np.ascontiguousarray(evaluator.evaluate(expr)).reshape(-1)
+    return memoryview(value.view(np.uint8).data) if value.size else memoryview(b"")
+
+
+def _repeat(item: FillRange) -> Iterator[bytes]:
+    count = max(1, min(item.nbytes, _PIECE) // len(item.element))
+    block, left = item.element * count, item.nbytes
+    while left:
+        piece = block[: min(left, len(block))]
+        yield piece
+        left -= len(piece)
+
+
+def _read_range(item: SourceRange, source: SourceFile) -> Iterator[bytes]:
+    """The bytes of a range; a whole record is checked against its sum in the same pass."""
+    whole = source.is_whole_record(item.name, item.start, item.nbytes)
+    if not whole:
+        source.check(item.name)
+    base, done, crc = source.offset(item.name) + item.start, 0, 0
+    while done < item.nbytes:
+        piece = source.pread(base + done, min(_PIECE, item.nbytes - done))
+        crc = zlib.crc32(piece, crc) if whole else 0
+        done += len(piece)
+        yield piece
+    if whole:
+        source.confirm(item.name, crc)
+
+
+def check_claims(checks: tuple[Check, ...], source: SourceFile) -> None:
+    """Compare both sides of every claim byte by byte; MigrationError CKM530 lists what differs."""
+    evaluator = Evaluator(source.read)
+    broken = []
+    for check in checks:
+        evaluator.expect(check.left)
+        evaluator.expect(check.right)
+        if bytes(_bytes(evaluator, check.left)) != bytes(_bytes(evaluator, check.right)):
+            broken.append(f"{_names(check.left)} and {_names(check.right)}: {check.claim}")
+    if broken:
+        raise MigrationError(
+            "CKM530",
+            f"{len(broken)} claims of the migration do not hold for this checkpoint",
+            details=tuple(broken),
+            why="The script promises equal values; the bytes differ.",
+            fix="Correct the script, or migrate this checkpoint by another one. Nothing was "
+            "written.",
+        )
+
+
+def _names(expr: Expr) -> str:
+    from ckmigrate.expr import sources
+
+    return " + ".join(f"'{name}'" for name in sources(expr)) or "the constant"
