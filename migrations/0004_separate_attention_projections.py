@@ -18,5 +18,4 @@ def upgrade(ck: Checkpoint) -> None:
         sizes=(dim, shared, shared),
     )
     ck.unstack("encoder.temperature", "encoder.blocks.{i}.attn.temperature")
-    if "config.heads" in ck.meta:
-        ck.meta.rename("config.heads", "config.num_heads")
+    ck.meta.rename("config.heads", "config.num_heads", optional=True)

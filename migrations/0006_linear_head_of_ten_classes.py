@@ -13,5 +13,3 @@ def upgrade(ck: Checkpoint) -> None:
     ck.slice("final_conv.{p}", dim=0, stop=10)
     ck.reshape("final_conv.weight", lambda t: t.shape[:2])
     ck.rename("final_conv.{p}", "final_conv.1.{p}")
-    if "config.num_classes" in ck.meta:
-        ck.meta.set("config.num_classes", 10)

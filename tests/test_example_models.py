@@ -66,10 +66,11 @@ def test_released_checkpoint_has_pruned_projections_and_a_config_that_describes_
     masks = [t for n, t in payload["state_dict"].items() if n.endswith("weight_mask")]
     assert len(masks) == payload["config"]["depth"]
     assert all(0.6 < mask.mean().item() < 0.7 for mask in masks)
-    assert payload["state_dict"]["final_conv.weight"].shape[:2] == (
-        payload["config"]["num_classes"],
-        payload["config"]["dim"],
+    assert payload["state_dict"]["transformer.temperature"].shape == (
+        payload["config"]["depth"],
+        payload["config"]["heads"],
     )
+    assert payload["state_dict"]["final_conv.weight"].shape[1] == payload["config"]["dim"]
 
 
 def test_released_checkpoint_never_answers_with_an_unused_class() -> None:
