@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["CkmigrateError", "__version__", "concat", "init", "stack"]
+__all__ = ["Checkpoint", "CkmigrateError", "__version__", "concat", "init", "stack"]
 
 if TYPE_CHECKING:
     from ckmigrate import init
+    from ckmigrate.checkpoint import Checkpoint
     from ckmigrate.errors import CkmigrateError
     from ckmigrate.symbolic import concat, stack
 
 _LAZY = {
+    "Checkpoint": "ckmigrate.checkpoint",
     "CkmigrateError": "ckmigrate.errors",
     "concat": "ckmigrate.symbolic",
     "stack": "ckmigrate.symbolic",
