@@ -144,7 +144,7 @@ def test_an_unusual_key_is_proposed_and_not_used() -> None:
 
 
 def test_an_optimizer_is_no_candidate() -> None:
-    adam = torch.optim.Adam(net().parameters())
+    adam = trained(net())
     with pytest.raises(StorageError) as caught:
         find({"optimizer": adam.state_dict(), "nested": {"deep": {"w": torch.zeros(2)}}})
     assert caught.value.details == ("nested.deep: 1 entries",)
@@ -309,6 +309,17 @@ def test_a_copy_is_known_by_its_names_behind_any_wrapper(key: str) -> None:
     assert kinds(find({"model": net().state_dict(), key: part})) == {(key,): "copy"}
 
 
+def test_what_holds_the_weights_is_no_copy_of_them() -> None:
+    tree = {"nets": {"gen": net().state_dict(), "0.weight": torch.zeros(2, 3)}}
+    assert kinds(find(tree, weights="nets.gen")) == {("nets", "0.weight"): "other"}
+
+
+def test_a_copy_is_looked_for_three_keys_deep() -> None:
+    copy = {"0.weight": torch.zeros(2, 3)}
+    tree = {"model": net().state_dict(), "a": {"b": {"c": copy, "d": {"e": copy}}}}
+    assert kinds(find(tree)) == {("a", "b", "c"): "copy", ("a", "b", "d", "e"): "other"}
+
+
 def test_a_copy_shows_its_own_layout() -> None:
     tree = stored({"model": net().state_dict(), "ema": AveragedModel(net()).state_dict()}).tree
     layout = layout_at(tree, ("ema",))
@@ -467,6 +478,11 @@ def test_a_split_module_has_no_single_successor() -> None:
 
 def test_a_copied_module_stays() -> None:
     assert followed("h", {"h.w": ("h.w", "h2.w")}) == {"": "", "h": "h"}
+
+
+def test_a_module_is_not_held_by_what_moved_into_its_place() -> None:
+    moves = {"a.w": ("b.w", "c.w"), "x.w": ("a.w",)}
+    assert followed("a x", moves) == {"": "", "x": "a"}
 
 
 def test_merged_modules_leave_the_first() -> None:

@@ -133,6 +133,12 @@ def test_an_unlike_name_is_proposed_only_without_rivals() -> None:
     assert not any("perhaps" in line for line in rivals)
 
 
+def test_one_entry_is_proposed_for_one_rename() -> None:
+    found, target = Schema({"gamma": ROW}), Schema({"gamma1": ROW, "gammas1": ROW})
+    lines = describe(compare(found, target))
+    assert ["perhaps" in line for line in lines] == [True, False, False]
+
+
 def test_ties_are_compared_among_what_both_have() -> None:
     names = ["a", "b", "c", "d", "e"]
     assert compare_ties([("a", "b")], [("b", "a")], names) == ()
