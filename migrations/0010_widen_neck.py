@@ -1,6 +1,6 @@
 """Widen the neck's hidden layer to 40; nothing reads the new units yet."""
 
-from ckmigrate import Checkpoint, concat, init
+from ckmigrate import Checkpoint, init
 
 revision = "f7c6fc93d3"
 revises = "6560a7946f"
@@ -10,10 +10,9 @@ HIDDEN = 40
 
 
 def upgrade(ck: Checkpoint) -> None:
-    new = HIDDEN - ck["neck.fc1.bias"].shape[0]
-    ck.init(
-        "neck.new.weight", shape=(new, ck["neck.fc1.weight"].shape[1]), value=init.kaiming_uniform()
-    )
-    ck["neck.fc1.weight"] = concat([ck.take("neck.fc1.weight"), ck.take("neck.new.weight")], dim=0)
+    old, dim = ck["neck.fc1.weight"].shape
+    # The new rows are random, so that they can learn, and the columns that read them are zero.
+    ck.init("neck.new.weight", shape=(HIDDEN - old, dim), value=init.kaiming_uniform())
+    ck.concat(["neck.fc1.weight", "neck.new.weight"], "neck.fc1.weight")
     ck.resize("neck.fc1.bias", (HIDDEN,))
-    ck.resize("neck.fc2.weight", lambda t: (t.shape[0], HIDDEN))
+    ck.resize("neck.fc2.weight", (dim, HIDDEN))
