@@ -11,7 +11,7 @@ import difflib
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,12 +81,14 @@ def strict_load(
     python_path: Sequence[str | Path] = (),
     params: Params | None = None,
     complete_ties: bool = False,
+    exempt: Collection[str] = (),
 ) -> None:
     """Prove that a fresh model takes these tensors, as `load_state_dict(strict=True)` does.
 
     tensors        real tensors under bare names; they are assigned, not copied
     complete_ties  give a tied name that is absent the tensor of its partner, as loaders of
                    safetensors files do
+    exempt         names that the model may keep its own values for
 
     Extra state is not in question: the fresh model gets its own back. Dtypes and shapes must have
     been compared before (`ckmigrate.strict`), since torch adapts both in silence.
@@ -100,7 +102,8 @@ def strict_load(
         for group in _ties(entries) if complete_ties else ():
             present = next((given[key] for key in group if key in given), None)
             given |= {key: present for key in group if key not in given and present is not None}
-        _assign(model, given, factory)
+        given |= {key: state[key] for key in exempt if key in state and key not in given}
+        _assign(model, given, factory, exempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +272,12 @@ def _ties(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def _assign(model: torch.nn.Module, given: Mapping[str, object], factory: str) -> None:
+def _assign(
+    model: torch.nn.Module,
+    given: Mapping[str, object],
+    factory: str,
+    exempt: Collection[str] = (),
+) -> None:
     try:
         model.load_state_dict(dict(given), strict=True, assign=True)
     except Exception as error:  # hooks of the model may raise anything
@@ -277,7 +285,7 @@ def _assign(model: torch.nn.Module, given: Mapping[str, object], factory: str) -
         fix = "compare `ckmigrate diff` of the file and the model"
         raise VerificationError("CKM611", what, why=_told(error), fix=fix) from error
     entries, _ = _tensors(model.state_dict(keep_vars=True))
-    empty = [name for name, tensor in entries.items() if tensor.is_meta]
+    empty = [name for name, tensor in entries.items() if tensor.is_meta and name not in exempt]
     if empty:
         what = f"{len(empty)} entries of the model have no values after a strict load"
         fix = "check hooks of the model that accept a state dict without these entries"
