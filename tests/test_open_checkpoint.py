@@ -42,10 +42,10 @@ def npz() -> bytes:
     return buffer.getvalue()
 
 
-def tar() -> bytes:
+def tar(name: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("weights/model.pt"))
+        archive.addfile(tarfile.TarInfo(name))
     return buffer.getvalue()
 
 
@@ -62,7 +62,8 @@ FOREIGN = {
     "gzip": (gzip.compress(b"x" * 100), "CKM708", "gzip", "Unpack"),
     "xz": (lzma.compress(b"x"), "CKM708", "xz", "Unpack"),
     "bzip2": (bz2.compress(b"x"), "CKM708", "bzip2", "Unpack"),
-    "tar": (tar(), "CKM708", "tar archive", "Unpack"),
+    "tar of torch 0.1": (tar("sys_info"), "CKM708", "torch 0.1", "old torch"),
+    "tar": (tar("weights/model.pt"), "CKM708", "tar archive", "Unpack"),
     "npy": (b"\x93NUMPY\x01\0", "CKM708", ".npy", "numpy"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(20), "CKM708", "HDF5", "Convert"),
     "onnx": (b"\x08\x07\x12\x07pytorch", "CKM708", "ONNX", "exported"),

@@ -165,6 +165,7 @@ def test_read_refuses_metadata_that_is_not_strings(tmp_path: Path, metadata: obj
         ({**entry([1], 0, 4), "shape": 1}, "not a list of sizes"),
         (entry([2**62, 4], 0, 4), "impossibly large"),
         (entry([2**62, 2**62, 0], 0, 0), "impossibly large"),
+        (entry([0, 2**62, 2**62], 0, 0), "impossibly large"),
         (entry([3], 0, 2, "F4"), "whole byte"),
         (entry([2], 0, 2, "F6_E2M3"), "whole byte"),
     ],
@@ -251,6 +252,16 @@ def test_image_keeps_the_phase_and_leaves_room() -> None:
         assert start % 4096 == phase % 4096
         assert picture.chunks[0][1].endswith(b" " * 512)
         assert picture.size == start + 12
+
+
+def test_image_leaves_no_less_and_hardly_more_room_than_promised() -> None:
+    tensors = [("w", TensorSpec(F32, (3,)))]
+    headers = [
+        image(tensors, metadata={}, tag=None, phase=p).chunks[0][1] for p in range(0, 4096, 8)
+    ]
+    rooms = [len(header) - len(header.rstrip(b" ")) for header in headers]
+    assert 512 <= min(rooms) < 520
+    assert max(rooms) < 512 + 4096
 
 
 def test_image_rounds_a_phase_that_would_break_alignment() -> None:

@@ -63,9 +63,9 @@ def _announce(name: str, *arguments: object) -> None:
 
 
 def open_fd(path: Path, flags: int, *, mode: int = 0o600) -> int:
-    """A new descriptor, closed on exec."""
+    """A new descriptor, which no program that this one starts inherits."""
     _announce("open", path, flags)
-    return os.open(path, flags | os.O_CLOEXEC, mode)
+    return os.open(path, flags, mode)
 
 
 def close(fd: int) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Foreign", "foreign"]
+__all__ = ["PICKLE", "Foreign", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,12 @@ class Foreign:
 _UNPACK: Final = "Unpack it and give the checkpoint inside."
 _ARRAYS: Final = "Load it with numpy and save the arrays with safetensors.numpy.save_file."
 _DOWNLOAD: Final = "Download the checkpoint again."
+
+# Of a file that begins so, the reader of torch's old format may know better.
+PICKLE: Final = Foreign(
+    "a plain pickle, not a file of torch.save",
+    "Load it where you trust it, and save it with torch.save.",
+)
 
 _BY_START: Final[tuple[tuple[bytes, Foreign], ...]] = (
     (
@@ -62,6 +68,7 @@ _BY_START: Final[tuple[tuple[bytes, Foreign], ...]] = (
 _MARKUP: Final = re.compile(rb"\s*<(!doctype\s+html|html|head|body|\?xml|error)\b", re.IGNORECASE)
 # A protobuf whose first field is ir_version and whose next one is among a model's first fields.
 _ONNX: Final = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
+_TORCH_TAR: Final = (b"sys_info", b"pickle", b"tensors", b"storages")
 _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
 _TEXT: Final = re.compile(r"[^\x00-\x08\x0e-\x1a\x1c-\x1f\x7f�]*")
 
@@ -77,19 +84,23 @@ def foreign(head: bytes) -> Foreign | None:
     if head[:4] == b"PK\x03\x04":
         return _zip(head)
     if head[257:262] == b"ustar":
-        return Foreign("a tar archive", _UNPACK)
+        return _tar(head)
     if head[4:8] == b"TFL3":
         return Foreign("a TensorFlow Lite model", "Give a PyTorch checkpoint.")
     if _ONNX.match(head):
         return Foreign("an ONNX model", "Give the PyTorch checkpoint that it was exported from.")
     if _PICKLE.match(head):
-        return Foreign(
-            "a plain pickle, not a file of torch.save",
-            "Load it where you trust it, and save it with torch.save.",
-        )
+        return PICKLE
     if not head.strip(b"\0"):
         return Foreign("filled with zero bytes, like an unfinished download", _DOWNLOAD, lost=True)
     return _text(head)
+
+
+def _tar(head: bytes) -> Foreign:
+    if head[:100].rstrip(b"\0") in _TORCH_TAR:
+        again = "Load it with an old torch, such as 1.13, and save it again."
+        return Foreign("a tar archive as torch 0.1 wrote it", again)
+    return Foreign("a tar archive", _UNPACK)
 
 
 def _zip(head: bytes) -> Foreign | None:

@@ -14,7 +14,7 @@ from typing import Final, Never
 from ckmigrate.errors import StorageError
 from ckmigrate.formats import safetensors
 from ckmigrate.formats.base import Stored
-from ckmigrate.formats.content import Foreign, foreign
+from ckmigrate.formats.content import PICKLE, Foreign, foreign
 
 __all__ = ["open_checkpoint", "open_regular"]
 
@@ -63,14 +63,15 @@ def _read(path: Path, fd: int, carry: tuple[str, ...]) -> Stored:
     # First: the length at its start can be any bytes, also those that mark another format.
     if safetensors.is_safetensors(head, stat.st_size):
         return safetensors.read(path, fd, stat)
-    # Not needed for a safetensors file, and slower to import than it is to read.
-    from ckmigrate.formats import torch_legacy, torch_zip
-
-    if torch_legacy.is_torch_legacy(head):
-        return torch_legacy.read(path, fd, stat, carry)
     kind = foreign(head)
-    if kind is None and torch_zip.is_torch_zip(head):
-        return torch_zip.read(path, fd, stat, carry)
+    if kind is None or kind is PICKLE:
+        # Not needed for a safetensors file, and slower to import than it is to read.
+        from ckmigrate.formats import torch_legacy, torch_zip
+
+        if torch_legacy.is_torch_legacy(head):
+            return torch_legacy.read(path, fd, stat, carry)
+        if torch_zip.is_torch_zip(head):
+            return torch_zip.read(path, fd, stat, carry)
     raise _refused_content(path, head, kind)
 
 
