@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ckmigrate.errors import StorageError
-from ckmigrate.formats.base import FileIdentity, Stored
+from ckmigrate.formats import torch_zip
+from ckmigrate.formats.base import FileIdentity, FileImage, Stored
+from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.formats.state_dict import is_state_dict
 from ckmigrate.formats.tree import Global, Object, Storage, Tensor
 from ckmigrate.formats.tree_paths import child, entries_of
@@ -457,6 +460,55 @@ def test_other_parts_of_the_tree_are_shared_and_not_copied() -> None:
     tree = stored({"model": net().state_dict(), "optim": {"x": [1]}}).tree
     changed = replace_weights(tree, layout_at(tree, ("model",)), [])
     assert child(changed, ("optim",)) is child(tree, ("optim",))
+
+
+def written(image: FileImage, source: Stored, path: Path) -> None:
+    """Carry out an image whose storages all come from one file."""
+    whole = bytearray(image.size)
+    raw = source.path.read_bytes()
+    crcs: dict[str, int] = {}
+    for key, slot in image.slots.items():
+        record = source.records[key]
+        part = raw[record.offset : record.offset + record.nbytes]
+        whole[slot.offset : slot.offset + slot.nbytes] = part
+        crcs[key] = zlib.crc32(part)
+    for offset, chunk in (*image.chunks, *(image.finish(crcs) if image.finish else ())):
+        whole[offset : offset + len(chunk)] = chunk
+    path.write_bytes(whole)
+
+
+def test_a_real_training_file_is_found_renamed_and_loaded_strictly(tmp_path: Path) -> None:
+    model = net()
+    adam = trained(model)
+    path = tmp_path / "old.ckpt"
+    content: dict[str, Any] = {"state_dict": Holder(model).state_dict()}
+    content |= {"optimizer": adam.state_dict(), "ema": AveragedModel(model).state_dict()}
+    content |= {"rng": torch.get_rng_state(), "epoch": 3}
+    torch.save(content, path)
+    source = open_checkpoint(path)
+    layout = find_weights(source)
+    assert (layout.path, layout.prefix) == (("state_dict",), "module.")
+    assert kinds(layout) == {("optimizer",): "optimizer", ("ema",): "copy", ("rng",): "other"}
+
+    new = [(f"body.{name}", tensor) for name, tensor in layout.entries.items()]
+    moves = {name: (f"body.{name}",) for name in layout.entries}
+    tree = replace_weights(source.tree, layout, new, moves=moves)
+    tree = drop_outside(tree, [outside.path for outside in layout.training_state])
+    written(torch_zip.image(tree, tag=None), source, tmp_path / "new.ckpt")
+
+    loaded = torch.load(tmp_path / "new.ckpt", weights_only=True)
+    assert list(loaded) == ["state_dict", "epoch"]
+    assert loaded["state_dict"]._metadata["module.body.1"] == {"version": 2}
+    target = Holder(nn.Sequential(OrderedDict(body=net())))
+    target.load_state_dict(loaded["state_dict"], strict=True)
+    again = target.get_submodule("module.body.0").state_dict()["weight"]
+    assert torch.equal(again, model.state_dict()["0.weight"])
+
+
+def test_tied_weights_of_a_real_file_are_found(tmp_path: Path) -> None:
+    torch.save(Tied().state_dict(), tmp_path / "tied.pt")
+    layout = find_weights(open_checkpoint(tmp_path / "tied.pt"))
+    assert layout.ties == (("embed.weight", "head.weight"),)
 
 
 # --- modules ----------------------------------------------------------------------------------

@@ -31,7 +31,6 @@ __all__ = [
     "WRAPPERS",
     "Layout",
     "Outside",
-    "Path",
     "drop_outside",
     "find_weights",
     "layout_at",
