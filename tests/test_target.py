@@ -260,3 +260,10 @@ def test_an_absent_tied_name_is_completed_only_on_request(strict: Callable[..., 
 def test_importing_the_module_does_not_import_torch() -> None:
     code = "import sys, ckmigrate.target; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_exempt_entry_may_stay_as_the_model_has_it(strict: Callable[..., None]) -> None:
+    weight = {"weight": torch.zeros(2, 2)}
+    strict("def make(): return nn.Linear(2, 2)\n", weight, exempt={"bias"})
+    with pytest.raises(VerificationError, match="strictly"):
+        strict("def make(): return nn.Linear(2, 2)\n", weight, exempt={"other"})
