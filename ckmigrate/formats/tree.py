@@ -29,7 +29,7 @@ class Global:
 class Object:
     """An instance that the file describes, kept as its recipe.
 
-    `factory(*args, **kwargs)` then `state`, `items` (appended) and `entries` (set by key) in this
+    `factory(*args, **kwargs)`, then `items` (appended), `entries` (set by key) and `state` in this
     order, exactly as the pickle machine would apply them. `new` tells NEWOBJ from REDUCE.
     An OrderedDict is an Object with factory collections.OrderedDict and its content in `entries`.
     """
@@ -65,9 +65,10 @@ class Tensor:
     """A strided view of a Storage.
 
     offset and strides count elements of spec.dtype. For F4 (two elements in a byte) only contiguous
-    tensors exist. `rebuild` names how the file built it: "v2" (_rebuild_tensor or _v2), "v3", or
-    "parameter" (an nn.Parameter around it). `conj` and `neg` are torch's lazy bits: the values are
-    the conjugate, or the negative, of the bytes.
+    tensors exist. `parameter` means an nn.Parameter around it. `conj` and `neg` are torch's lazy
+    bits: the values are the conjugate, or the negative, of the bytes. `attributes` is what the file
+    keeps of Python attributes set on the tensor (the state of torch's pickle: a dict, or a pair of
+    dicts); None when there are none.
     """
 
     storage: Storage
@@ -78,3 +79,4 @@ class Tensor:
     parameter: bool = False
     conj: bool = False
     neg: bool = False
+    attributes: object = None
