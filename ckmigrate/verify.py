@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from ckmigrate.formats.base import Stored
     from ckmigrate.formats.tree import Tensor
-    from ckmigrate.migrate import Opened, Prepared
+    from ckmigrate.opened import Opened
+    from ckmigrate.prepare import Prepared
     from ckmigrate.output import Output
     from ckmigrate.revisions.script import Script
 

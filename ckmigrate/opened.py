@@ -1,0 +1,114 @@
+"""A checkpoint that was read but for its tensors: where its weights sit, and its revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ckmigrate.errors import IdentifyError
+from ckmigrate.execute.source import is_plain
+from ckmigrate.formats.base import Stored
+from ckmigrate.formats.open_checkpoint import open_checkpoint
+from ckmigrate.identify import Identity, Replay, identify
+from ckmigrate.meta import Meta
+from ckmigrate.project import Project
+from ckmigrate.revisions.graph import History
+from ckmigrate.snapshot import read_snapshot
+from ckmigrate.spec import Schema
+from ckmigrate.training.layouts import Layout, find_weights
+
+__all__ = ["Opened", "Policy", "Request", "identify_opened", "open_weights", "replays"]
+
+Policy = Literal["refuse", "drop"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for.
+
+    to             a revision, as `ckmigrate.revisions.targets.resolve` reads it
+    from_revision  overrides identification
+    model          name of one of the configured models; None where there is only one
+    use_model      compare with the model and load into it (needs torch); otherwise with the
+                   snapshot that the scripts make of the base schema
+    optimizer, ema what to do with training state that the migration would make stale
+    """
+
+    to: str = "head"
+    from_revision: str | None = None
+    model: str | None = None
+    use_model: bool = True
+    params: Mapping[str, object] = field(default_factory=dict)
+    weights: str | None = None
+    carry: tuple[str, ...] = ()
+    optimizer: Policy = "refuse"
+    ema: Policy = "refuse"
+    weights_only: bool = False
+    unwrap: bool = False
+    max_memory: int | None = None
+    full_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checkpoint that was read but for its tensors, and where its weights sit."""
+
+    stored: Stored
+    layout: Layout
+
+    @property
+    def schema(self) -> Schema:
+        return Schema((name, tensor.spec) for name, tensor in self.layout.entries.items())
+
+    @property
+    def meta(self) -> Meta:
+        return Meta(
+            dict(self.stored.metadata) if self.stored.format == "safetensors" else self.stored.tree
+        )
+
+    def is_plain(self, name: str) -> bool:
+        tensor = self.layout.entries[name]
+        return tensor.spec.numel == 0 or is_plain(tensor, self.stored.records[tensor.storage.key])
+
+
+def open_weights(path: Path, project: Project, request: Request) -> Opened:
+    """Read a checkpoint and find its weights."""
+    stored = open_checkpoint(path, carry=(*project.carry, *request.carry))
+    layout = find_weights(
+        stored, weights=request.weights or project.weights, wrappers=project.wrappers
+    )
+    return Opened(stored, layout)
+
+
+def replays(project: Project, history: History, params: Mapping[str, object]) -> dict[str, Replay]:
+    """A replay of the history for every model that has a committed base snapshot."""
+    folder = project.snapshot_path("any").parent
+    if not folder.is_dir():
+        return {}
+    merged = {**project.params, **params}
+    return {
+        path.stem: Replay(history, read_snapshot(path), merged)
+        for path in sorted(folder.glob("*.json"))
+    }
+
+
+def identify_opened(
+    opened: Opened, project: Project, history: History, request: Request
+) -> Identity:
+    """The revision of an opened checkpoint."""
+    try:
+        return identify(
+            history,
+            project=project.name,
+            tag_text=opened.stored.tag,
+            schema=opened.schema,
+            meta=opened.meta,
+            release_keys=project.release_keys,
+            replays=replays(project, history, request.params),
+            override=request.from_revision,
+        )
+    except IdentifyError as error:
+        error.where = error.where or str(opened.stored.path)
+        raise
