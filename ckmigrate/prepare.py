@@ -82,8 +82,10 @@ def prepare(
     params = {**project.params, **request.params}
     found = start(opened.schema, ties=opened.layout.ties, meta=opened.meta)
     scripts_trace = _trace(opened, history, identity, wanted, params, found, project, direction)
-    target, wanted_schema = _wanted_schema(project, history, request, wanted)
-    remarks = _require_fit(opened, project, scripts_trace, target, wanted_schema)
+    target, wanted_schema, unproved = _wanted_schema(
+        project, history, request, opened, identity, wanted
+    )
+    remarks = unproved + _require_fit(opened, project, scripts_trace, target, wanted_schema)
     plan = make_plan(
         scripts_trace,
         is_plain=opened.is_plain,
@@ -170,19 +172,27 @@ def _retraced(
 
 
 def _wanted_schema(
-    project: Project, history: History, request: Request, wanted: str | None
-) -> tuple[Target | None, Schema | None]:
-    """What the result must be: the model at the head, else the replayed snapshot, else unknown."""
-    at_head = (wanted,) == history.heads or (wanted is None and not history.heads)
-    if at_head and request.use_model:
+    project: Project,
+    history: History,
+    request: Request,
+    opened: Opened,
+    identity: Identity,
+    wanted: str | None,
+) -> tuple[Target | None, Schema | None, tuple[str, ...]]:
+    """What the result must be, with a remark where nothing can tell.
+
+    At the head that is the model. Without the model it is what the scripts make of a base snapshot,
+    provided that the snapshot is of this file's size: it has the file's own schema at the revision
+    where the file is now.
+    """
+    if request.use_model and ((wanted,) == history.heads or len(history) == 0):
         target = find_target(project, request)
-        return target, target.schema
-    if not at_head:
-        return None, None
-    found = replays(project, history, request.params)
-    name = request.model or ("default" if "default" in found else next(iter(found), None))
-    replay = found.get(name) if name else None
-    return None, replay.schema(wanted) if replay else None
+        return target, target.schema, ()
+    for name, replay in replays(project, history, request.params).items():
+        begin = replay.schema(identity.revision)
+        if request.model in (None, name) and begin is not None and begin == opened.schema:
+            return None, replay.schema(wanted), ()
+    return None, None, ("not compared with a model: no snapshot has this file's shapes",)
 
 
 def _require_fit(

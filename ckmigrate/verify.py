@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ckmigrate.formats.base import Stored
     from ckmigrate.formats.tree import Tensor
     from ckmigrate.opened import Opened
-    from ckmigrate.prepare import Prepared
     from ckmigrate.output import Output
+    from ckmigrate.prepare import Prepared
     from ckmigrate.revisions.script import Script
 
 __all__ = ["loaded_tensors", "run_script_verify", "strictly_loads", "verify_file"]
