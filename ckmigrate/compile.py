@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckmigrate.checkpoint import Checkpoint, Record, Ties
 from ckmigrate.errors import CkmigrateError, MigrationError
@@ -21,6 +21,9 @@ from ckmigrate.spec import Schema
 from ckmigrate.step import Check, Irreversible, Step
 
 __all__ = ["State", "Trace", "TracedScript", "start", "trace", "trace_back"]
+
+_MOST_REASONS = 8
+"""Of one call: a dropped pattern may match hundreds of entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def trace_back(
     if problems:
         raise MigrationError(
             "CKM550",
-            f"{len(problems)} obstacles on the way back; nothing was changed",
+            "there is no way back; nothing was changed",
             details=tuple(dict.fromkeys(problems)),
             why="A migration can be undone only where no information was lost.",
             fix="Keep the old checkpoint, or write downgrade(ck) in these scripts.",
@@ -186,12 +189,23 @@ def _obstacles(
         return ["its operations cannot be replayed on the schema that it started from"]
     found = []
     for record in traced.records:
-        try:
-            inverse_steps(record)
-        except Irreversible as reason:
-            place = f"line {record.line}, " if record.line else ""
-            found.append(f"{place}{record.operation}: {reason}")
+        place = f"line {record.line}, " if record.line else ""
+        reasons = _irreversible(record)
+        found += [f"{place}{record.operation}: {reason}" for reason in reasons[:_MOST_REASONS]]
+        if len(reasons) > _MOST_REASONS:
+            found.append(f"{place}{record.operation}: … {len(reasons) - _MOST_REASONS} more")
     return found
+
+
+def _irreversible(record: Record) -> list[str]:
+    """Why a record cannot be undone: a reason for each of its steps that loses something."""
+    reasons = []
+    for parts in [replace(record, steps=(step,), edit=None) for step in record.steps] or [record]:
+        try:
+            inverse_steps(parts)
+        except Irreversible as reason:
+            reasons.append(str(reason))
+    return reasons
 
 
 def inverse_steps(record: Record) -> tuple[Step, ...]:
