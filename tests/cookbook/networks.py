@@ -37,7 +37,8 @@ class SmallResNet(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         x = torch.relu(self.bn1(self.conv1(image)))
         x = self.layer2(self.layer1(x))
-        return x.mean(dim=(2, 3))
+        pooled: Tensor = x.mean(dim=(2, 3))
+        return pooled
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.features(image))

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from ckmigrate.errors import CkmigrateError
 from ckmigrate.execute.commit import Destination
+from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.migrate import Request, carry_out, prepare
 from ckmigrate.project import Project, find_project
 from ckmigrate.revisions.graph import read_history
+from ckmigrate.tag import parse_tag
 
 ROOT = Path(__file__).resolve().parents[2]
 State = Mapping[str, Tensor]
@@ -97,6 +99,19 @@ class Kitchen:
         except CkmigrateError as error:
             return str(error)
         return ""
+
+    def pending(self, path: Path) -> list[str]:
+        """The revisions that an upgrade of this file would apply."""
+        request = Request(from_revision=None if open_checkpoint(path).tag else "base")
+        project = self.project
+        prepared = prepare(project, read_history(project.migrations), path, request)
+        return [traced.script.id for traced in prepared.plan.trace.scripts]
+
+    def revision(self, path: Path) -> str | None:
+        """The revision in the tag of a file; None at the base."""
+        text = open_checkpoint(path).tag
+        assert text is not None
+        return parse_tag(text).revision
 
     def _run(
         self, path: Path, request: Request, direction: Literal["up", "down"], name: str
