@@ -474,8 +474,11 @@ def cast(expr: Expr, dtype: DType) -> Expr:
         return _empty(spec)
     if isinstance(expr, Cast) and is_exact_cast(expr.base.spec.dtype, expr.spec.dtype):
         return cast(expr.base, dtype)
-    if isinstance(expr, Fill):
-        return Fill(cast_element(expr.element, expr.spec.dtype, dtype), spec)
+    if isinstance(expr, Fill) and min(dtype.bits, expr.spec.dtype.bits) >= 8:
+        try:
+            return Fill(cast_element(expr.element, expr.spec.dtype, dtype), spec)
+        except (ValueError, OverflowError):
+            pass  # a value that the new dtype lacks: torch decides, as for any other tensor
     return Cast(expr, spec)
 
 

@@ -15,7 +15,7 @@ from ckmigrate.step import refuse
 __all__ = ["SymbolicTensor", "concat", "stack"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SymbolicTensor:
     """A tensor of the symbolic checkpoint; every method gives a new one.
 
@@ -52,6 +52,18 @@ class SymbolicTensor:
     def __float__(self) -> float:
         raise self._no_values()
 
+    def __int__(self) -> int:
+        raise self._no_values()
+
+    def __eq__(self, other: object) -> bool:
+        raise self._no_values()
+
+    def __lt__(self, other: object) -> bool:
+        raise self._no_values()
+
+    __le__ = __gt__ = __ge__ = __lt__
+    __hash__ = object.__hash__
+
     def _no_values(self) -> Exception:
         return refuse(
             "CKM533",
@@ -65,7 +77,7 @@ class SymbolicTensor:
 
     def reshape(self, *shape: int | Sequence[int]) -> SymbolicTensor:
         """The same elements in row-major order; one size may be -1."""
-        sizes = _sizes(shape)
+        sizes = self._sizes(shape)
         known = math.prod(size for size in sizes if size != -1)
         if sizes.count(-1) == 1 and known and self.numel % known == 0:
             sizes = tuple(self.numel // known if size == -1 else size for size in sizes)
@@ -97,7 +109,7 @@ class SymbolicTensor:
 
     def permute(self, *dims: int | Sequence[int]) -> SymbolicTensor:
         """Dimension i of the result is dimension dims[i]."""
-        order = tuple(self._dim(dim) for dim in _sizes(dims))
+        order = tuple(self._dim(dim) for dim in self._sizes(dims))
         if sorted(order) != list(range(self.ndim)):
             raise self._misfit(f"cannot be permuted by {order}")
         return self._from(ex.permute(self.expr, order))
@@ -146,6 +158,14 @@ class SymbolicTensor:
             raise self._misfit(f"has no dimension {dim!r}")
         return dim % count
 
+    def _sizes(self, values: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
+        one = values[0] if len(values) == 1 else values
+        found = tuple(one) if isinstance(one, Sequence) else (one,)
+        sizes = tuple(size for size in found if type(size) is int)
+        if len(sizes) != len(found):
+            raise self._misfit(f"takes whole numbers, not {found}")
+        return sizes
+
     def _misfit(self, what: str) -> Exception:
         return refuse(
             "CKM524",
@@ -153,12 +173,6 @@ class SymbolicTensor:
             why=f"It is {self.spec}.",
             fix="Use sizes and dimensions that fit its shape.",
         )
-
-
-def _sizes(values: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
-    if len(values) == 1 and not isinstance(values[0], int):
-        return tuple(values[0])
-    return tuple(value for value in values if isinstance(value, int))
 
 
 def concat(tensors: Sequence[SymbolicTensor], dim: int = 0) -> SymbolicTensor:

@@ -212,6 +212,13 @@ def _sum(values: Array, axis: int) -> Array:
 def _encode(value: Array, dtype: DType) -> bytes:
     import numpy as np
 
+    with np.errstate(over="ignore"):  # beyond the dtype's largest number lies infinity
+        return _rounded(value, dtype)
+
+
+def _rounded(value: Array, dtype: DType) -> bytes:
+    import numpy as np
+
     if dtype is DType.BF16:
         bits = value.astype("<f4").view("<u4").astype(np.uint64)
         rounded = (

@@ -35,6 +35,9 @@ class Rearrangement:
         unknown = sorted(set(sizes) - set(axes))
         if unknown:
             raise self._refuse(name, spec, f"It has no axis named {', '.join(unknown)}.")
+        for axis, given in sizes.items():
+            if not isinstance(given, int) or isinstance(given, bool) or given < 0:
+                raise self._refuse(name, spec, f"{axis}={given!r} is not a size.")
         if len(self.left) != spec.ndim:
             raise self._refuse(
                 name, spec, f"Its left side has {len(self.left)} dimensions, not {spec.ndim}."

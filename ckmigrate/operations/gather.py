@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ckmigrate import expr as ex
 from ckmigrate.expr import Expr
 from ckmigrate.operations.matching import select
-from ckmigrate.operations.resize import _element
+from ckmigrate.operations.resize import _element, unused_element
 from ckmigrate.scalar import Number
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Check, Irreversible, Schemas, Step, in_place, refuse, resolve_dim
@@ -81,7 +81,8 @@ def gather(
         spec = specs[match.name]
         axis = resolve_dim(dim, spec, match.name)
         _require_rows(match.name, spec.shape[axis], rows, fill)
-        kernel = Gather(axis, rows, _element(0 if fill is None else fill, spec, match.name))
+        element = unused_element(spec) if fill is None else _element(fill, spec, match.name)
+        kernel = Gather(axis, rows, element)
         steps.append(in_place(match.name, kernel))
     return tuple(steps)
 

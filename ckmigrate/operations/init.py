@@ -107,15 +107,26 @@ def _wanted(
                 why="Without like= the name must be one name, and shape= its sizes.",
                 fix='Give shape=(64,), or like="encoder.blocks.{i}.norm.weight".',
             )
-        sizes = resolve_shape(pattern, {}, shape)
+        sizes = _whole(pattern, resolve_shape(pattern, {}, shape))
         return [(pattern, TensorSpec(chosen or DType.F32, sizes))]
     found = []
     for match in select(like, specs):
         spec = specs[match.name]
         sizes = spec.shape if shape is None else resolve_shape(match.name, specs, shape)
         name = substitute(pattern, match.captures)
-        found.append((name, TensorSpec(chosen or spec.dtype, sizes)))
+        found.append((name, TensorSpec(chosen or spec.dtype, _whole(name, sizes))))
     return found
+
+
+def _whole(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if any(size < 0 for size in sizes):
+        raise refuse(
+            "CKM524",
+            f"'{name}' cannot be made with shape [{','.join(map(str, sizes))}]",
+            why="A new tensor has no size that -1 could stand for.",
+            fix="Give every size as 0 or more.",
+        )
+    return sizes
 
 
 def parse_dtype(dtype: object) -> DType:

@@ -91,7 +91,7 @@ def slice_(
             )
         cuts = [Cut(0, n) for n in spec.shape]
         cuts[axis] = Cut(first, last - first)
-        steps.append(in_place(match.name, Window(tuple(cuts), _element(0, spec, match.name))))
+        steps.append(in_place(match.name, Window(tuple(cuts), unused_element(spec))))
     return tuple(steps)
 
 
@@ -124,7 +124,9 @@ def resize(
                 fix=f"Give {spec.ndim} sizes; reshape() changes the number of dimensions.",
             )
         cuts = tuple(_cut(o, n, anchor) for o, n in zip(spec.shape, sizes, strict=True))
-        steps.append(in_place(match.name, Window(cuts, _element(fill, spec, match.name))))
+        grows = any(new > old for old, new in zip(spec.shape, sizes, strict=True))
+        element = _element(fill, spec, match.name) if grows else unused_element(spec)
+        steps.append(in_place(match.name, Window(cuts, element)))
     return tuple(steps)
 
 
@@ -134,6 +136,11 @@ def _cut(old: int, new: int, anchor: Anchor) -> Cut:
     if new >= old:
         return Cut(0, old, before, extra - before)
     return Cut(before, new)
+
+
+def unused_element(spec: TensorSpec) -> bytes:
+    """Where nothing is filled in: some dtypes cannot hold the 0 that is the default."""
+    return bytes(max(1, spec.dtype.bits // 8))
 
 
 def _element(value: Number, spec: TensorSpec, name: str) -> bytes:

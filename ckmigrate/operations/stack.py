@@ -95,6 +95,13 @@ def unstack(
         axis = resolve_dim(dim, specs[match.name], match.name)
         size = specs[match.name].shape[axis]
         _require_count(match.name, size, count)
+        if not size:
+            raise refuse(
+                "CKM521",
+                f"cannot unstack '{match.name}' along dim {axis} into no pieces",
+                why=f"It is {specs[match.name]}: its size there is 0, and the entry would vanish.",
+                fix="Drop it by name, with a reason.",
+            )
         names = tuple(
             substitute(targets, {**match.captures, extra[0]: str(i)}) for i in range(size)
         )
