@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ckmigrate.errors import MigrationError
-from ckmigrate.expr import Expr, sources
+from ckmigrate.expr import Expr
 from ckmigrate.init import Initialiser, zeros
 from ckmigrate.meta import Meta, MetaEdit
 from ckmigrate.names import Match, nearest
@@ -37,8 +37,8 @@ Ties = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One call of an operation: its arguments as text, its line, its steps, and the specs of every
-    source before and every target after. A call on metadata has an edit and no steps."""
+    """One call of an operation: its arguments as text, its line, its steps, and the specs of the
+    whole checkpoint before and after. A call on metadata has an edit and no steps."""
 
     operation: str
     arguments: str
@@ -47,6 +47,14 @@ class Record:
     before: Schemas = ()  # type: ignore[assignment]
     after: Schemas = ()  # type: ignore[assignment]
     edit: MetaEdit | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Take:
+    """One call of `take`; equal only to itself."""
+
+    name: str
+    line: int | None
 
 
 class _Specs(Mapping[str, TensorSpec]):
@@ -87,13 +95,15 @@ class Checkpoint:
         params: Mapping[str, object] | None = None,
         revision: str = "",
         script: str = "",
+        path: str = "",
     ) -> None:
         self._entries = dict(entries)
         self._ties = ties
         self._params = dict(params or {})
         self._revision = revision
         self._script = script
-        self._taken: dict[str, tuple[Expr, int | None]] = {}
+        self._path = path
+        self._taken: list[_Take] = []
         self.records: list[Record] = []
         self.checks: list[Check] = []
         self._meta = meta or Meta.unknown()
@@ -369,10 +379,11 @@ class Checkpoint:
         optional: bool = False,
     ) -> None:
         """Rows along dim by an index map: index[i] is the old row of new row i, None is new."""
+        rows = gather.whole_numbers(index)
         with self._operation(
-            "gather", pattern, index, dim=dim, fill=fill, optional=optional
+            "gather", pattern, rows, dim=dim, fill=fill, optional=optional
         ) as apply:
-            apply(gather.gather(self._specs, pattern, index, dim=dim, fill=fill, optional=optional))
+            apply(gather.gather(self._specs, pattern, rows, dim=dim, fill=fill, optional=optional))
 
     def cast(self, pattern: str, dtype: object, *, optional: bool = False) -> None:
         """Convert to another dtype."""
@@ -421,14 +432,16 @@ class Checkpoint:
                 )
             old = (name,) if name in self._entries else ()
             apply((Step(old, (name,), Assign(tensor.expr)),))
+            self._taken = [mark for mark in self._taken if mark not in tensor.taken]
 
     def take(self, name: str) -> SymbolicTensor:
         """The tensor, and the entry goes; it must be used in an expression that is assigned."""
         with self._operation("take", name) as apply:
             taken = self._require(name)
             apply((Step((name,), (), Taken()),))
-            self._taken[name] = (taken, self._line())
-            return SymbolicTensor(taken, name)
+            mark = _Take(name, self._line())
+            self._taken.append(mark)
+            return SymbolicTensor(taken, name, frozenset({mark}))
 
     def todo(self, text: str) -> None:
         """A place that somebody has yet to fill in; refuses to run."""
@@ -453,11 +466,10 @@ class Checkpoint:
         """Record one call: the block resolves its steps and hands them over."""
 
         def apply(steps: tuple[Step, ...]) -> None:
-            before = {name: self._entries[name].spec for step in steps for name in step.sources}
+            before = self._specs
             self.apply(steps)
-            after = {name: self._entries[name].spec for step in steps for name in step.targets}
             text = call_text(args, kwargs)
-            self.records.append(Record(operation, text, self._line(), steps, before, after))
+            self.records.append(Record(operation, text, self._line(), steps, before, self._specs))
 
         with self._context(operation):
             yield apply
@@ -476,7 +488,7 @@ class Checkpoint:
     def _line(self) -> int | None:
         frame = sys._getframe(1)
         while frame is not None:
-            if self._script and frame.f_code.co_filename.endswith(self._script):
+            if self._path and frame.f_code.co_filename == self._path:
                 return frame.f_lineno
             frame = frame.f_back  # type: ignore[assignment]
         return None
@@ -491,8 +503,9 @@ class Checkpoint:
             outputs = step.kernel.apply(inputs)
             self.checks.extend(step.kernel.checks(inputs))
             made.update(zip(step.targets, outputs, strict=True))
-            if step.sources:
-                place.setdefault(step.sources[0], []).extend(step.targets)
+            for target in step.targets if step.sources else ():
+                anchor = target if target in step.sources else step.sources[0]
+                place.setdefault(anchor, []).append(target)
         gone = {name for step in steps for name in step.sources}
         self._entries = _rebuilt(self._entries, gone, place, made)
         self._ties = _moved_ties(self._ties, steps)
@@ -530,9 +543,12 @@ class Checkpoint:
 
     def undo(self, record: Record, steps: tuple[Step, ...]) -> None:
         """Apply the inverse of a record."""
-        before = {name: self._require(name).spec for step in steps for name in step.sources}
+        for step in steps:
+            for name in step.sources:
+                self._require(name)
+        before = self._specs
         self.apply(steps)
-        after = {name: self._entries[name].spec for step in steps for name in step.targets}
+        after = self._specs
         edit = record.edit.inverse() if record.edit else None
         if edit is not None:
             self._meta, edit = self._meta.apply(edit)
@@ -545,18 +561,16 @@ class Checkpoint:
 
     def finish(self) -> None:
         """Check that everything that was taken is part of some entry; end of a script."""
-        used = {name for expr in self._entries.values() for name in sources(expr)}
-        for name, (expr, line) in self._taken.items():
-            if not set(sources(expr)) <= used:
-                error = refuse(
-                    "CKM529",
-                    f"'{name}' was taken and is used nowhere",
-                    why="Every entry of a checkpoint is used, or dropped by name.",
-                    fix=f"Assign an expression that uses it, or drop({name!r}, reason=…).",
-                )
-                error.where = f"{self._script}, line {line}: take" if line else self._script
-                raise error
-        self._taken.clear()
+        for mark in self._taken:
+            error = refuse(
+                "CKM529",
+                f"'{mark.name}' was taken and is used nowhere",
+                why="Every entry of a checkpoint is used, or dropped by name.",
+                fix=f"Assign an expression that uses it, or drop({mark.name!r}, reason=…).",
+            )
+            place = f"{self._script}, line {mark.line}" if mark.line else self._script
+            error.where = f"{place}: take" if place else None
+            raise error
 
 
 def _rebuilt(
@@ -565,7 +579,7 @@ def _rebuilt(
     place: Mapping[str, list[str]],
     made: Mapping[str, Expr],
 ) -> dict[str, Expr]:
-    """The entries in order: what a step makes stands where its first source stood."""
+    """The entries in order: a kept name stays, a new one stands where its first source stood."""
     result: dict[str, Expr] = {}
     for name, expr in entries.items():
         for target in place.get(name, ()):
@@ -580,11 +594,10 @@ def _rebuilt(
 
 def _moved_ties(ties: Ties, steps: Sequence[Step]) -> Ties:
     """Tied groups under their new names; only one-to-one steps keep a tie."""
-    moved: dict[str, str | None] = {}
     joined = [step.targets for step in steps if getattr(step.kernel, "tied", False) is True]
-    for step in steps:
-        for name in step.sources:
-            moved[name] = _tied_name(step, name)
+    if not ties and not joined:
+        return ()
+    moved = {name: _tied_name(step, name) for step in steps for name in step.sources}
     groups = [[new for name in group if (new := moved.get(name, name))] for group in ties]
     for names in joined:
         touching = [group for group in groups if set(group) & set(names)]
@@ -595,11 +608,13 @@ def _moved_ties(ties: Ties, steps: Sequence[Step]) -> Ties:
 
 def _tied_name(step: Step, name: str) -> str | None:
     """The name under which an entry stays tied to the others of its group; None where it leaves."""
-    if isinstance(step.kernel, copy.Retie) and not step.kernel.tied:
+    kernel = step.kernel
+    if isinstance(kernel, copy.Retie) and not kernel.tied:
         return None
     if len(step.sources) == len(step.targets) == 1:
         return step.targets[0]
-    return name if name in step.targets else None
+    keeps = isinstance(kernel, (copy.Duplicate, copy.Retie, copy.Merge, init.Drop))
+    return name if keeps and name in step.targets else None
 
 
 def call_text(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
@@ -641,6 +656,13 @@ class _Params(Mapping[str, object]):
             )
         return self._values[name]
 
+    def get(self, name: str, default: object = None) -> object:
+        """The parameter, or the default where it is not given."""
+        return self._values.get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -664,7 +686,8 @@ class RecordedMeta:
             return self._ck._meta.get(path) if path in self._ck._meta else default
 
     def __contains__(self, path: object) -> bool:
-        return path in self._ck._meta
+        with self._ck._context("meta"):
+            return path in self._ck._meta
 
     def rename(self, old: str, new: str, *, optional: bool = False) -> None:
         """Move a value to another path; where optional, a file without it stays as it is."""

@@ -104,7 +104,8 @@ def _run(
     try:
         function(ck)  # type: ignore[operator]
         ck.finish()
-    except CkmigrateError:
+    except CkmigrateError as error:
+        error.where = error.where or _place(script, error)
         raise
     except (Exception, SystemExit) as error:
         raise _script_failure(script, error, direction) from error
@@ -119,6 +120,7 @@ def _checkpoint(script: Script, state: State, params: Mapping[str, object]) -> C
         params=params,
         revision=script.id,
         script=script.path.name,
+        path=str(script.path),
     )
 
 
@@ -128,16 +130,21 @@ def _traced(script: Script, ck: Checkpoint, before: State, direction: str) -> Tr
 
 
 def _script_failure(script: Script, error: BaseException, direction: str) -> MigrationError:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename.endswith(script.path.name)]
     name = "upgrade" if direction == "up" else "downgrade"
     return MigrationError(
         "CKM512",
         f"{name}() raised {type(error).__name__}: {error}",
-        where=f"{script.path.name}, line {lines[-1]}" if lines else script.path.name,
+        where=_place(script, error),
         why="The script failed while it was planned; no tensor was read and nothing was written.",
         fix="Correct the script; run with --debug for the whole traceback.",
     )
+
+
+def _place(script: Script, error: BaseException) -> str:
+    """The last line of the script that the error passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(script.path)]
+    return f"{script.path.name}, line {lines[-1]}" if lines else script.path.name
 
 
 def trace_back(

@@ -50,6 +50,7 @@ __all__ = [
     "reshape",
     "slice_",
     "sources",
+    "walk",
 ]
 
 
@@ -505,24 +506,26 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return ()
 
 
-def sources(expr: Expr) -> tuple[str, ...]:
-    """Names of the checkpoint's tensors that the expression reads, each once, in order."""
-    found: dict[str, None] = {}
+def walk(expr: Expr) -> Iterator[Expr]:
+    """Every node, from the top and from the left; below a call only once, however many of its
+    results stand in the tree (a chain of calls would otherwise be walked exponentially often)."""
+    called: set[int] = set()
     stack: list[Expr] = [expr]
     while stack:
         node = stack.pop()
-        if isinstance(node, Source):
-            found[node.name] = None
+        yield node
+        if isinstance(node, Result):
+            if id(node.call) in called:
+                continue
+            called.add(id(node.call))
         stack.extend(reversed(children(node)))
-    return tuple(found)
+
+
+def sources(expr: Expr) -> tuple[str, ...]:
+    """Names of the checkpoint's tensors that the expression reads, each once, in order."""
+    return tuple(dict.fromkeys(node.name for node in walk(expr) if isinstance(node, Source)))
 
 
 def is_structural(expr: Expr) -> bool:
     """Whether the expression only moves bytes: no cast, no random values, no function."""
-    stack: list[Expr] = [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, (Cast, Random, Result)):
-            return False
-        stack.extend(children(node))
-    return True
+    return not any(isinstance(node, (Cast, Random, Result)) for node in walk(expr))

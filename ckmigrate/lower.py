@@ -19,13 +19,12 @@ from ckmigrate.expr import (
     Concat,
     Expr,
     Fill,
-    Random,
     Reshape,
     Result,
     Source,
     View,
-    children,
     is_structural,
+    walk,
 )
 
 __all__ = ["Compute", "Copy", "FillRange", "Gather", "Lowered", "SourceRange", "lower"]
@@ -89,9 +88,11 @@ def lower(expr: Expr, is_plain: Callable[[str], bool]) -> Lowered:
     Raises MigrationError CKM540 where sub-byte elements would have to be taken out of a byte.
     """
     if not is_structural(expr):
-        return Compute(torch=_needs_torch(expr))
+        _require_whole_bytes(expr)
+        return Compute(torch=any(isinstance(node, (Cast, Result)) for node in walk(expr)))
     bits = expr.spec.dtype.bits
-    if bits >= 8 and not _all_plain(expr, is_plain):
+    if not _all_plain(expr, is_plain):
+        _require_whole_bytes(expr)
         return Gather()
     limit = MAX_RUNS if bits < 8 else max(FEW_RUNS, expr.spec.nbytes // MIN_MEAN_RUN)
     try:
@@ -104,25 +105,19 @@ def lower(expr: Expr, is_plain: Callable[[str], bool]) -> Lowered:
 
 
 def _all_plain(expr: Expr, is_plain: Callable[[str], bool]) -> bool:
-    stack: list[Expr] = [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Source) and not is_plain(node.name):
-            return False
-        stack.extend(children(node))
-    return True
+    return all(is_plain(node.name) for node in walk(expr) if isinstance(node, Source))
 
 
-def _needs_torch(expr: Expr) -> bool:
-    stack: list[Expr] = [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, (Cast, Result)):
-            return True
-        if isinstance(node, Random) and node.spec.dtype.bits < 8:
-            raise _unaligned(expr)
-        stack.extend(children(node))
-    return False
+def _require_whole_bytes(expr: Expr) -> None:
+    """Only copies of byte ranges know narrow elements; nothing else may touch them."""
+    for node in walk(expr):
+        if node.spec.dtype.bits < 8:
+            raise MigrationError(
+                "CKM540",
+                f"{node.spec.dtype} elements cannot be computed with or put in order",
+                why=f"They are {node.spec.dtype.bits} bits wide, and only whole bytes are.",
+                fix="Migrate the tensor before it is quantised, or leave it as it stands.",
+            )
 
 
 def _to_range(run: _Run, expr: Expr) -> SourceRange | FillRange:

@@ -20,11 +20,13 @@ class SymbolicTensor:
     """A tensor of the symbolic checkpoint; every method gives a new one.
 
     It has no values: a conversion to a truth value or a number raises, because a migration may
-    branch on names, shapes and metadata only.
+    branch on names, shapes and metadata only. `taken` holds the marks of the `take` calls that are
+    part of it.
     """
 
     expr: Expr
     name: str = "tensor"
+    taken: frozenset[object] = frozenset()
 
     @property
     def spec(self) -> TensorSpec:
@@ -73,7 +75,7 @@ class SymbolicTensor:
         )
 
     def _from(self, expr: Expr) -> SymbolicTensor:
-        return SymbolicTensor(expr, self.name)
+        return SymbolicTensor(expr, self.name, self.taken)
 
     def reshape(self, *shape: int | Sequence[int]) -> SymbolicTensor:
         """The same elements in row-major order; one size may be -1."""
@@ -183,7 +185,8 @@ def concat(tensors: Sequence[SymbolicTensor], dim: int = 0) -> SymbolicTensor:
         shape = (*other.shape[:axis], first.shape[axis], *other.shape[axis + 1 :])
         if other.dtype != first.dtype or other.ndim != first.ndim or shape != first.shape:
             raise first._misfit(f"cannot be joined with '{other.name}', which is {other.spec},")
-    return SymbolicTensor(ex.concat([tensor.expr for tensor in tensors], axis), first.name)
+    taken = frozenset[object]().union(*(tensor.taken for tensor in tensors))
+    return SymbolicTensor(ex.concat([tensor.expr for tensor in tensors], axis), first.name, taken)
 
 
 def stack(tensors: Sequence[SymbolicTensor], dim: int = 0) -> SymbolicTensor:

@@ -8,7 +8,8 @@ same bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckmigrate.errors import MigrationError
@@ -25,6 +26,7 @@ from ckmigrate.expr import (
     View,
     children,
     slice_,
+    walk,
 )
 from ckmigrate.spec import DType, TensorSpec
 
@@ -51,14 +53,35 @@ class Evaluator:
         self._read = read
         self._pending: dict[int, int] = {}
         self._results: dict[int, tuple[Items, ...]] = {}
+        self._announced: set[int] = set()
+        self._shared: dict[str, _Span] = {}
+        self._held: dict[str, Items] = {}
 
     def expect(self, expr: Expr) -> None:
         """Announce that `expr` will be evaluated once; lets results be freed after last use."""
-        for node in _calls(expr):
-            self._pending[id(node)] = self._pending.get(id(node), 0) + 1
+        stack: list[Expr] = [expr]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, Result):
+                key = id(node.call)
+                self._pending[key] = self._pending.get(key, 0) + 1
+                if key in self._announced:
+                    continue
+                self._announced.add(key)
+            stack.extend(children(node))
 
     def evaluate(self, expr: Expr) -> Items:
-        """The tensor's elements as opaque items, in its shape; not always contiguous."""
+        """The tensor's elements as opaque items, in its shape; not always contiguous.
+
+        A source that many parts read is read once.
+        """
+        self._shared = {name: span for name, span in _spans(expr).items() if span.is_shared}
+        try:
+            return self._evaluate(expr)
+        finally:
+            self._held.clear()
+
+    def _evaluate(self, expr: Expr) -> Items:
         import numpy as np
 
         match expr:
@@ -76,16 +99,24 @@ class Evaluator:
             case View():
                 return self._view(expr)
             case Reshape():
-                return self.evaluate(expr.base).reshape(expr.spec.shape)
+                return self._evaluate(expr.base).reshape(expr.spec.shape)
             case Concat():
-                return np.concatenate([self.evaluate(part) for part in expr.parts], expr.dim)
+                return np.concatenate([self._evaluate(part) for part in expr.parts], expr.dim)
             case Cast():
-                value = _to_torch(self.evaluate(expr.base), expr.base.spec)
+                value = _to_torch(self._evaluate(expr.base), expr.base.spec)
                 return _from_torch(value.to(_torch_dtype(expr.spec.dtype)), expr.spec)
             case Result():
                 return self._result(expr)
 
     def _window(self, source: Source, first: int, count: int) -> Items:
+        span = self._shared.get(source.name)
+        if span is None:
+            return self._load(source, first, count)
+        if source.name not in self._held:
+            self._held[source.name] = self._load(source, span.first, span.last - span.first)
+        return self._held[source.name][first - span.first : first - span.first + count]
+
+    def _load(self, source: Source, first: int, count: int) -> Items:
         import numpy as np
 
         data = self._read(source.name, first, count)
@@ -99,7 +130,7 @@ class Evaluator:
         if isinstance(expr.base, Source):
             flat, offset = self._window(expr.base, offset, span), 0
         else:
-            flat = np.ascontiguousarray(self.evaluate(expr.base)).reshape(-1)
+            flat = np.ascontiguousarray(self._evaluate(expr.base)).reshape(-1)
         steps = tuple(stride * flat.itemsize for stride in expr.strides)
         return np.lib.stride_tricks.as_strided(
             flat[offset : offset + span], expr.spec.shape, steps, writeable=False
@@ -108,7 +139,7 @@ class Evaluator:
     def _result(self, expr: Result) -> Items:
         key = id(expr.call)
         if key not in self._results:
-            inputs = [self.evaluate(item) for item in expr.call.inputs]
+            inputs = [self._evaluate(item) for item in expr.call.inputs]
             self._results[key] = run_call(expr.call, inputs)
         value = self._results[key][expr.index]
         self._pending[key] = self._pending.get(key, 1) - 1
@@ -145,6 +176,8 @@ def _checked(node: Call, value: object, spec: TensorSpec) -> Items:
 
     if not isinstance(value, torch.Tensor):
         raise _broken_promise(node, str(spec), type(value).__name__)
+    if value.layout is not torch.strided or value.is_quantized:
+        raise _broken_promise(node, str(spec), f"a {value.layout} tensor of {value.dtype}")
     found = TensorSpec(DType.parse(value.dtype), tuple(value.shape))
     if found != spec:
         raise _broken_promise(node, str(spec), str(found))
@@ -192,61 +225,74 @@ def view_span(expr: View) -> int:
 
 def read_cost(expr: Expr) -> int:
     """Bytes that evaluating the expression reads from the checkpoint."""
-    match expr:
-        case Source():
-            return expr.spec.nbytes
-        case View() if isinstance(expr.base, Source):
-            return view_span(expr) * expr.spec.dtype.bits // 8
-        case View() | Reshape() | Cast():
-            return read_cost(expr.base)
-        case Concat():
-            return sum(map(read_cost, expr.parts))
-        case Result():
-            return sum(map(read_cost, expr.call.inputs))
-        case _:
-            return 0
+    return sum(_span_bytes(span) for span in _spans(expr).values())
 
 
 def peak_cost(expr: Expr) -> int:
     """Bytes of memory that evaluating the expression takes at most, counted generously."""
-    match expr:
-        case Fill():
-            return 0
+    return read_cost(expr) + sum(map(_own_cost, walk(expr)))
+
+
+def _own_cost(node: Expr) -> int:
+    match node:
         case Random():
-            return 8 * 8 * expr.spec.numel
-        case Source():
-            return expr.spec.nbytes
-        case View() if isinstance(expr.base, Source):
-            return view_span(expr) * expr.spec.dtype.bits // 8 + expr.spec.nbytes
-        case View() | Reshape():
-            return peak_cost(expr.base) + expr.spec.nbytes
+            return 8 * 8 * node.spec.numel
+        case View() | Reshape() | Concat():
+            return node.spec.nbytes
         case Cast():
-            return peak_cost(expr.base) + 2 * expr.spec.nbytes
-        case Concat():
-            return sum(map(peak_cost, expr.parts)) + expr.spec.nbytes
+            return 2 * node.spec.nbytes
         case Result():
-            outputs = sum(spec.nbytes for spec in expr.call.outputs)
-            return sum(map(peak_cost, expr.call.inputs)) + 3 * outputs
+            return 3 * sum(spec.nbytes for spec in node.call.outputs)
+        case _:
+            return 0
 
 
-def _calls(expr: Expr) -> list[Call]:
-    found, stack = [], [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Result):
-            found.append(node.call)
-        stack.extend(children(node))
+@dataclass(slots=True)
+class _Span:
+    """What an expression reads of one source: elements first … last, `total` in all readings."""
+
+    width: int
+    first: int
+    last: int
+    total: int = 0
+    readings: int = 0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether one reading of the whole span is cheaper than all the small ones."""
+        return self.readings > 1 and self.last - self.first <= self.total
+
+
+def _span_bytes(span: _Span) -> int:
+    return min(span.total, span.last - span.first) * span.width // 8
+
+
+def _spans(expr: Expr) -> dict[str, _Span]:
+    found: dict[str, _Span] = {}
+    below = 0
+    for node in walk(expr):
+        if isinstance(node, View) and isinstance(node.base, Source):
+            source, first, count = node.base, node.offset, view_span(node)
+            below = id(source)
+        elif isinstance(node, Source):
+            if below == id(node):
+                below = 0
+                continue
+            source, first, count = node, 0, node.spec.numel
+        else:
+            continue
+        span = found.setdefault(source.name, _Span(source.spec.dtype.bits, first, first))
+        span.first, span.last = min(span.first, first), max(span.last, first + count)
+        span.total, span.readings = span.total + count, span.readings + 1
     return found
 
 
+def _calls(expr: Expr) -> Iterator[Call]:
+    return (node.call for node in walk(expr) if isinstance(node, Result))
+
+
 def _draws(expr: Expr) -> bool:
-    stack = [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Random):
-            return True
-        stack.extend(children(node))
-    return False
+    return any(isinstance(node, Random) for node in walk(expr))
 
 
 def _torch_dtype(dtype: DType) -> torch.dtype:

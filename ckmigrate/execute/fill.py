@@ -18,7 +18,7 @@ from ckmigrate.execute.evaluate import Evaluator, chunks
 from ckmigrate.execute.source import SourceFile
 from ckmigrate.expr import Expr
 from ckmigrate.formats.base import FileImage
-from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange
+from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange, lower
 from ckmigrate.step import Check
 
 __all__ = ["Progress", "Work", "check_claims", "fill"]
@@ -161,11 +161,17 @@ def _read_range(item: SourceRange, source: SourceFile) -> Iterator[bytes]:
 def check_claims(checks: tuple[Check, ...], source: SourceFile) -> None:
     """Compare both sides of every claim byte by byte; MigrationError CKM530 lists what differs."""
     evaluator = Evaluator(source.read)
+    sides = [
+        [Work("", expr, lower(expr, source.is_plain)) for expr in (check.left, check.right)]
+        for check in checks
+    ]
+    for item in (item for pair in sides for item in pair):
+        if not isinstance(item.lowered, Copy):
+            evaluator.expect(item.expr)
     broken = []
-    for check in checks:
-        evaluator.expect(check.left)
-        evaluator.expect(check.right)
-        if bytes(_bytes(evaluator, check.left)) != bytes(_bytes(evaluator, check.right)):
+    for check, pair in zip(checks, sides, strict=True):
+        left, right = (b"".join(_pieces(item, source, evaluator)) for item in pair)
+        if left != right:
             broken.append(f"{_names(check.left)} and {_names(check.right)}: {check.claim}")
     if broken:
         raise MigrationError(

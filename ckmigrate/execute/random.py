@@ -116,8 +116,8 @@ def _bits(key: str, start: int, count: int) -> Array:
     one, two = (np.uint64(int.from_bytes(digest[i : i + 8], "little")) for i in (0, 8))
     counter = np.arange(start + 1, start + count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        value = _mix(_mix(one + counter * np.uint64(0x9E3779B97F4A7C15)) ^ two)
-    return value
+        mixed: Array = _mix(_mix(one + counter * np.uint64(0x9E3779B97F4A7C15)) ^ two)
+    return mixed
 
 
 def _mix(z: Array) -> Array:

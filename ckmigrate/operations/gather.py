@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ckmigrate import expr as ex
@@ -65,31 +66,47 @@ class Gather:
         return f"dim {self.dim}: {len(self.index) - new} rows kept, {new} new"
 
 
+def whole_numbers(index: Iterable[object]) -> list[object]:
+    """The index with the whole numbers of numpy and torch made Python's; others stay as they are,
+    to be named in an error."""
+    return [row if isinstance(row, bool) else _whole_number(row) for row in index]
+
+
+def _whole_number(row: object) -> object:
+    try:
+        return operator.index(row)  # type: ignore[arg-type]
+    except TypeError:
+        return row
+
+
 def gather(
     specs: Schemas,
     pattern: str,
-    index: Sequence[int | None],
+    index: Sequence[object],
     *,
     dim: int,
     fill: Number | None,
     optional: bool,
 ) -> tuple[Step, ...]:
     """`index` lists the old row of every new row; None is a new row and needs a fill."""
-    rows = tuple(index)
     steps = []
     for match in select(pattern, specs, optional=optional):
         spec = specs[match.name]
         axis = resolve_dim(dim, spec, match.name)
-        _require_rows(match.name, spec.shape[axis], rows, fill)
+        rows = _require_rows(match.name, spec.shape[axis], index, fill)
         element = unused_element(spec) if fill is None else _element(fill, spec, match.name)
         kernel = Gather(axis, rows, element)
         steps.append(in_place(match.name, kernel))
     return tuple(steps)
 
 
-def _require_rows(name: str, size: int, rows: tuple[int | None, ...], fill: Number | None) -> None:
-    for position, row in enumerate(rows):
+def _require_rows(
+    name: str, size: int, index: Sequence[object], fill: Number | None
+) -> tuple[int | None, ...]:
+    rows: list[int | None] = []
+    for position, row in enumerate(index):
         if row is None and fill is not None:
+            rows.append(None)
             continue
         if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < size:
             raise refuse(
@@ -100,3 +117,5 @@ def _require_rows(name: str, size: int, rows: tuple[int | None, ...], fill: Numb
                 else f"It has {size} rows, 0 to {size - 1}.",
                 fix="Give row numbers of the old tensor, None with fill= for new rows.",
             )
+        rows.append(row)
+    return tuple(rows)
