@@ -6,6 +6,7 @@ is unknown: edits are recorded, reading raises.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +14,7 @@ from ckmigrate.errors import MigrationError
 from ckmigrate.formats import meta_tree
 from ckmigrate.step import Irreversible, refuse
 
-__all__ = ["Meta", "MetaEdit"]
+__all__ = ["ABSENT", "UNKNOWN", "Meta", "MetaEdit", "Unknown"]
 
 
 class _Absent:
@@ -21,8 +22,15 @@ class _Absent:
         return "absent"
 
 
+class Unknown:
+    """That a value is not known; there is one, `UNKNOWN`."""
+
+    def __repr__(self) -> str:
+        return "unknown"
+
+
 ABSENT = _Absent()
-UNKNOWN = object()
+UNKNOWN = Unknown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,30 @@ class MetaEdit:
         if self.old is ABSENT:
             return MetaEdit("drop", self.path)
         return MetaEdit("set", self.path, value=self.old)
+
+    def old_text(self) -> str | Unknown | None:
+        """The old value as JSON text, None where there was none, UNKNOWN where it is not known,
+        is not needed, or is more than JSON can say."""
+        if self.kind == "rename" or self.old is UNKNOWN:
+            return UNKNOWN
+        if self.old is ABSENT:
+            return None
+        return json.dumps(self.old, sort_keys=True) if _is_json(self.old) else UNKNOWN
+
+    def with_old(self, text: str | None) -> MetaEdit:
+        """The edit with an old value that `old_text` gave; unreadable text changes nothing."""
+        try:
+            return replace(self, old=ABSENT if text is None else json.loads(text))
+        except ValueError:
+            return self
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
 @dataclass(frozen=True, slots=True)

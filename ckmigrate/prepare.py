@@ -16,6 +16,7 @@ from ckmigrate.errors import MigrationError, VerificationError
 from ckmigrate.execute.evaluate import chunks, peak_cost
 from ckmigrate.identify import Identity
 from ckmigrate.lower import Copy
+from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.plan import Entry, Plan, make_plan
 from ckmigrate.project import Project
@@ -149,8 +150,23 @@ def _replay_before(
     for revision, schema, ties in origins:
         reached = _retraced(history, revision, wanted, identity.revision, schema, ties, params)
         if reached is not None and reached.end.schema == opened.schema:
-            return {traced.script.id: traced for traced in reached.scripts}
+            known = {item.revision: dict(item.meta) for item in tag.history} if tag else {}
+            return {
+                traced.script.id: _with_old_values(traced, known.get(traced.script.id, {}))
+                for traced in reached.scripts
+            }
     return {}
+
+
+def _with_old_values(traced: TracedScript, old: Mapping[str, str | None]) -> TracedScript:
+    """The records of a replay, with the old metadata that the tag remembers."""
+    records = tuple(
+        replace(record, edit=record.edit.with_old(old[record.edit.path]))
+        if record.edit is not None and record.edit.path in old
+        else record
+        for record in traced.records
+    )
+    return replace(traced, records=records)
 
 
 def _retraced(
@@ -309,7 +325,14 @@ def _tag(
 
 def _applied(traced: TracedScript) -> Applied:
     script = traced.script
-    return Applied(script.id, script.slug or script.message, traced.digest)
+    edits = [record.edit for record in traced.records if record.edit is not None]
+    paths = [edit.path for edit in edits]
+    meta = tuple(
+        (edit.path, text)
+        for edit in edits
+        if paths.count(edit.path) == 1 and not isinstance(text := edit.old_text(), Unknown)
+    )
+    return Applied(script.id, script.slug or script.message, traced.digest, meta)
 
 
 def _release(history: History, revision: str | None) -> str | None:

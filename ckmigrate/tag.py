@@ -31,11 +31,25 @@ _FIX = "give the revision with --from REV, or record it with `ckmigrate stamp`"
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A migration that this checkpoint went through, with the digest of its operations."""
+    """A migration that this checkpoint went through, with the digest of its operations.
+
+    meta  (path, JSON text of the old value, or None where there was none) for every edit of
+          metadata that a downgrade could not undo without it
+    """
 
     revision: str
     name: str
     digest: str
+    meta: tuple[tuple[str, str | None], ...] = ()
+
+    def fields(self) -> dict[str, object]:
+        """As JSON; `meta` only where there is some."""
+        data: dict[str, object] = {
+            "revision": self.revision,
+            "name": self.name,
+            "digest": self.digest,
+        }
+        return {**data, "meta": [list(pair) for pair in self.meta]} if self.meta else data
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +108,7 @@ class Tag:
             "name": self.name,
             "release": self.release,
             "writer": self.writer,
-            "history": [
-                {"revision": a.revision, "name": a.name, "digest": a.digest} for a in self.history
-            ],
+            "history": [applied.fields() for applied in self.history],
             "origin": dict(self.origin),
             "origin_revision": self.origin_revision,
         }
@@ -163,11 +175,22 @@ def _history(value: object) -> tuple[Applied, ...]:
     for entry in value:
         if not isinstance(entry, dict):
             raise ValueError("history holds something that is not an object")
-        _check_keys(entry, _APPLIED_KEYS, "an entry of history")
+        _check_keys(entry, _APPLIED_KEYS | (entry.keys() & {"meta"}), "an entry of history")
         revision = _revision(entry, "revision")
         if revision is None:
             raise ValueError("history holds an entry without a revision")
-        found.append(Applied(revision, _text(entry, "name"), _text(entry, "digest")))
+        meta = _old_values(entry.get("meta", []))
+        found.append(Applied(revision, _text(entry, "name"), _text(entry, "digest"), meta))
+    return tuple(found)
+
+
+def _old_values(value: object) -> tuple[tuple[str, str | None], ...]:
+    found: list[tuple[str, str | None]] = []
+    for pair in value if isinstance(value, list) else [None]:
+        path, old = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        if not isinstance(path, str) or not (old is None or isinstance(old, str)):
+            raise ValueError("meta is not a list of paths with their old values")
+        found.append((path, old))
     return tuple(found)
 
 

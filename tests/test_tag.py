@@ -17,7 +17,10 @@ TAG = Tag(
     name="split_qkv",
     release="1.2",
     writer="ckmigrate 0.1.0",
-    history=(Applied("d1339abdd1", "first", "1:ab"), Applied("7c1e9a04f2", "split_qkv", "1:cd")),
+    history=(
+        Applied("d1339abdd1", "first", "1:ab"),
+        Applied("7c1e9a04f2", "split_qkv", "1:cd", (("config.n", "3"), ("config.new", None))),
+    ),
     origin={"blocks.{0..3}.w": "F32[64,64]"},
     origin_revision=None,
 )
@@ -149,6 +152,8 @@ def test_what_is_no_tag_is_refused(text: str) -> None:
         ({"origin": {"a": 1}}, "origin"),
         ({"history": {}}, "history"),
         ({"history": ["x"]}, "history"),
+        ({"history": [{"revision": "a", "name": "b", "digest": "c", "meta": [["d"]]}]}, "meta"),
+        ({"history": [{"revision": "a", "name": "b", "digest": "c", "meta": 3}]}, "meta"),
         ({"history": [{"revision": "a", "name": "b"}]}, "digest"),
         ({"history": [{"revision": None, "name": "b", "digest": "c"}]}, "history"),
         ({"history": [{"revision": "a", "name": "b", "digest": "c", "d": 1}]}, "unknown key d"),
