@@ -95,9 +95,14 @@ def replays(project: Project, history: History, params: Mapping[str, object]) ->
 
 
 def identify_opened(
-    opened: Opened, project: Project, history: History, request: Request
+    opened: Opened,
+    project: Project,
+    history: History,
+    request: Request,
+    *,
+    known: Mapping[str, Replay] | None = None,
 ) -> Identity:
-    """The revision of an opened checkpoint."""
+    """The revision of an opened checkpoint; `known` saves replaying the history once more."""
     try:
         return identify(
             history,
@@ -106,7 +111,7 @@ def identify_opened(
             schema=opened.schema,
             meta=opened.meta,
             release_keys=project.release_keys,
-            replays=replays(project, history, request.params),
+            replays=replays(project, history, request.params) if known is None else known,
             override=request.from_revision,
         )
     except IdentifyError as error:

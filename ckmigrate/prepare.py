@@ -14,7 +14,7 @@ from ckmigrate.compile import State as SymbolicState
 from ckmigrate.compile import Trace, TracedScript, start, trace, trace_back
 from ckmigrate.errors import MigrationError, VerificationError
 from ckmigrate.execute.evaluate import chunks, peak_cost
-from ckmigrate.identify import Identity
+from ckmigrate.identify import Identity, Replay
 from ckmigrate.lower import Copy
 from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
@@ -71,20 +71,23 @@ def prepare(
     request: Request,
     *,
     direction: Literal["up", "down"] = "up",
+    known: Mapping[str, Replay] | None = None,
 ) -> Prepared:
     """Decide a migration completely. Nothing is written and no tensor byte is read.
 
+    `known` are the replays of the history, shared where several files are migrated.
     Raises whatever a step raises; MigrationError CKM560 where training state would become stale,
     VerificationError CKM601 where the result would not fit the target.
     """
     opened = open_weights(path, project, request)
-    identity = identify_opened(opened, project, history, request)
+    known = replays(project, history, request.params) if known is None else known
+    identity = identify_opened(opened, project, history, request, known=known)
     wanted = resolve(history, request.to, current=identity.revision)
     params = {**project.params, **request.params}
     found = start(opened.schema, ties=opened.layout.ties, meta=opened.meta)
-    scripts_trace = _trace(opened, history, identity, wanted, params, found, project, direction)
+    scripts_trace = _trace(opened, history, identity, wanted, params, found, known, direction)
     target, wanted_schema, unproved = _wanted_schema(
-        project, history, request, opened, identity, wanted
+        project, history, request, opened, identity, wanted, known
     )
     remarks = unproved + _require_fit(opened, project, scripts_trace, target, wanted_schema)
     plan = make_plan(
@@ -117,13 +120,13 @@ def _trace(
     wanted: str | None,
     params: Mapping[str, object],
     found: SymbolicState,
-    project: Project,
+    known: Mapping[str, Replay],
     direction: str,
 ) -> Trace:
     if direction == "up":
         return trace(history.path_up(identity.revision, wanted), found, params)
     scripts = history.path_down(identity.revision, wanted)
-    replay = _replay_before(opened, history, identity, wanted, params, project)
+    replay = _replay_before(opened, history, identity, wanted, params, known)
     return trace_back(scripts, found, params, replay)
 
 
@@ -133,7 +136,7 @@ def _replay_before(
     identity: Identity,
     wanted: str | None,
     params: Mapping[str, object],
-    project: Project,
+    known: Mapping[str, Replay],
 ) -> dict[str, TracedScript]:
     """The upgrade that led here, traced again on the schema that it started from.
 
@@ -145,14 +148,14 @@ def _replay_before(
     recorded = tag.origin_schema() if tag else None
     if tag is not None and recorded is not None:
         origins.append((tag.origin_revision, recorded, ()))
-    snapshots = [replay.base for replay in replays(project, history, params).values()]
+    snapshots = [replay.base for replay in known.values()]
     origins += [(None, base.schema, base.ties) for base in snapshots]
     for revision, schema, ties in origins:
         reached = _retraced(history, revision, wanted, identity.revision, schema, ties, params)
         if reached is not None and reached.end.schema == opened.schema:
-            known = {item.revision: dict(item.meta) for item in tag.history} if tag else {}
+            old = {item.revision: dict(item.meta) for item in tag.history} if tag else {}
             return {
-                traced.script.id: _with_old_values(traced, known.get(traced.script.id, {}))
+                traced.script.id: _with_old_values(traced, old.get(traced.script.id, {}))
                 for traced in reached.scripts
             }
     return {}
@@ -194,6 +197,7 @@ def _wanted_schema(
     opened: Opened,
     identity: Identity,
     wanted: str | None,
+    known: Mapping[str, Replay],
 ) -> tuple[Target | None, Schema | None, tuple[str, ...]]:
     """What the result must be, with a remark where nothing can tell.
 
@@ -204,7 +208,7 @@ def _wanted_schema(
     if request.use_model and ((wanted,) == history.heads or len(history) == 0):
         target = find_target(project, request)
         return target, target.schema, ()
-    for name, replay in replays(project, history, request.params).items():
+    for name, replay in known.items():
         begin = replay.schema(identity.revision)
         if request.model in (None, name) and begin is not None and begin == opened.schema:
             return None, replay.schema(wanted), ()
