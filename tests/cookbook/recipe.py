@@ -83,10 +83,15 @@ class Kitchen:
             torch.save(state, path)
         return path
 
-    def upgrade(self, path: Path, *, with_model: bool = True, base: bool = True) -> Path:
-        """The upgraded file beside the old one; `base` says that the old one has no tag."""
-        request = Request(from_revision="base" if base else None, use_model=with_model)
+    def upgrade(self, path: Path, *, unwrap: bool = False) -> Path:
+        """The upgraded file beside the old one, which has no tag: by the library."""
+        request = Request(from_revision="base", unwrap=unwrap)
         return self._run(path, request, "up", f"new{path.suffix}")
+
+    def upgrade_by_command(self, path: Path, *flags: str) -> Path:
+        """The same by `ckmigrate upgrade` in a process of its own."""
+        assert not flags
+        return self.upgrade(path)
 
     def downgrade(self, path: Path) -> Path:
         """The file one revision back."""
@@ -139,7 +144,10 @@ def trained(model: nn.Module, *inputs: Tensor) -> nn.Module:
     for _ in range(3):
         optimizer.zero_grad()
         model(*inputs).square().mean().backward()
+        # Steps of a bounded length: a deep network would diverge, and NaN equals nothing.
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     return model.eval()
 
 

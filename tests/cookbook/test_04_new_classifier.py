@@ -74,7 +74,7 @@ def test_a_fresh_classifier_leaves_the_body_as_it_is(tmp_path: Path) -> None:
     old = trained(thousand_classes(), IMAGES)
     kitchen = Kitchen(tmp_path, FRESH)
     path = kitchen.save(old)
-    result = kitchen.upgrade(path, with_model=True)
+    result = kitchen.upgrade_by_command(path)
     new = kitchen.load(result)
     assert isinstance(old, SmallResNet)
     assert isinstance(new, SmallResNet)

@@ -65,7 +65,7 @@ IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 def test_the_padded_kernel_computes_the_same_function(tmp_path: Path) -> None:
     old = trained(SmallResNet(), IMAGES)
     kitchen = Kitchen(tmp_path, PADDED)
-    result = kitchen.upgrade(kitchen.save(old), with_model=True)
+    result = kitchen.upgrade_by_command(kitchen.save(old))
     # The zeros change which of its algorithms torch takes, and with it the order of additions.
     assert torch.allclose(kitchen.load(result)(IMAGES), old(IMAGES), rtol=1e-6, atol=1e-5)
     kernel = read(result)[NAME]

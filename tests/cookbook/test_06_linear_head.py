@@ -64,7 +64,7 @@ IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 def test_the_linear_head_computes_the_same_function(tmp_path: Path) -> None:
     old = trained(Old(), IMAGES)
     kitchen = Kitchen(tmp_path, RECIPE)
-    result = kitchen.upgrade(kitchen.save(old), with_model=True)
+    result = kitchen.upgrade_by_command(kitchen.save(old))
     # The mean of 64 products is not, to the last bit, the product of the mean.
     assert torch.allclose(kitchen.load(result)(IMAGES), old(IMAGES), rtol=1e-6, atol=1e-5)
     weight = read(result)["final_conv.1.weight"]

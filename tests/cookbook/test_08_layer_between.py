@@ -83,7 +83,7 @@ INPUT = torch.randn(8, 10, generator=torch.Generator().manual_seed(1))
 def test_picking_the_old_outputs_keeps_the_function(tmp_path: Path) -> None:
     old = trained(Old(), INPUT)
     kitchen = Kitchen(tmp_path, SAME)
-    result = kitchen.upgrade(kitchen.save(old), with_model=True)
+    result = kitchen.upgrade_by_command(kitchen.save(old))
     # The product with sixteen rows may add in another order than the one with two.
     assert torch.allclose(kitchen.load(result)(INPUT), old(INPUT), rtol=0, atol=1e-6)
     state = read(result)

@@ -51,7 +51,7 @@ INPUT = torch.randn(8, 10, generator=torch.Generator().manual_seed(1))
 def test_only_the_first_layer_keeps_its_values(tmp_path: Path) -> None:
     old = trained(Net(), INPUT)
     kitchen = Kitchen(tmp_path, RECIPE)
-    result = kitchen.upgrade(kitchen.save(old), with_model=True)
+    result = kitchen.upgrade_by_command(kitchen.save(old))
     new = kitchen.load(result)
     assert isinstance(old, Net)
     assert isinstance(new, Net)

@@ -61,7 +61,9 @@ class Old(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x: Tensor = self.conv2(torch.relu(self.conv1(image)))
-        return x if self.conv3 is None else x + self.conv3(x)
+        if self.conv3 is not None:
+            x = x + self.conv3(x)
+        return x
 
 
 class Shortcut(nn.Module):
@@ -70,7 +72,8 @@ class Shortcut(nn.Module):
         self.conv = nn.Conv2d(8, 8, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
+        y: Tensor = self.conv(x)
+        return x + y
 
 
 class New(nn.Module):
@@ -82,7 +85,8 @@ class New(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x: Tensor = self.conv2(torch.relu(self.conv1(image)))
-        x = x if self.shortcut is None else self.shortcut(x)
+        if self.shortcut is not None:
+            x = self.shortcut(x)
         return x
 
 
@@ -118,7 +122,7 @@ def test_both_kinds_become_one_network_with_the_same_function(
 ) -> None:
     before = trained(old(), IMAGES)
     kitchen = Kitchen(tmp_path, ALWAYS)
-    result = kitchen.upgrade(kitchen.save(before), with_model=True)
+    result = kitchen.upgrade_by_command(kitchen.save(before))
     # What the zeros add is zero, to the bit.
     assert torch.equal(kitchen.load(result)(IMAGES), before(IMAGES))
 

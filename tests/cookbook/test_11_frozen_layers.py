@@ -72,7 +72,7 @@ def test_an_empty_migration_moves_the_tag_and_nothing_else(tmp_path: Path) -> No
     kitchen = Kitchen(tmp_path, RECIPE)
     path = kitchen.save(old)
     assert kitchen.pending(path) == ["1c5d8e4389"]
-    result = kitchen.upgrade(path, with_model=True)
+    result = kitchen.upgrade_by_command(path)
     assert kitchen.revision(result) == "1c5d8e4389"
     assert same_bytes(read(result), read(path))
     assert torch.equal(kitchen.load(result)(IMAGES), old(IMAGES))

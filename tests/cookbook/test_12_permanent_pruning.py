@@ -62,7 +62,7 @@ IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 def test_the_plain_model_computes_what_the_pruned_one_did(tmp_path: Path) -> None:
     old = trained(pruned(), IMAGES)
     kitchen = Kitchen(tmp_path, RECIPE)
-    result = kitchen.upgrade(kitchen.save(old), with_model=True)
+    result = kitchen.upgrade_by_command(kitchen.save(old))
     # The pruned layer multiplies by its mask before every use: the same product, to the bit.
     assert torch.equal(kitchen.load(result)(IMAGES), old(IMAGES))
     state = read(result)
