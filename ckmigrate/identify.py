@@ -24,7 +24,7 @@ from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
 from ckmigrate.tag import Tag, parse_tag
 
-__all__ = ["Identity", "Replay", "identify"]
+__all__ = ["Identity", "Replay", "candidates", "identify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +176,27 @@ def _from_release(history: History, key: str, text: str) -> Identity:
 
 
 def _from_signature(history: History, schema: Schema, replays: Mapping[str, Replay]) -> Identity:
-    known = [(rev, found) for replay in replays.values() for rev, found in replay.schemas().items()]
+    matching = candidates(schema, replays)
+    if len(matching) == 1:
+        return Identity(matching[0], "names and shapes of its tensors")
+    if matching:
+        raise _ambiguous(matching, history, "their schemas are alike")
+    raise _nothing_fits(history, schema, _known(replays))
+
+
+def candidates(schema: Schema, replays: Mapping[str, Replay]) -> tuple[str | None, ...]:
+    """The revisions whose names and shapes fit; where there are none, those that fit but for the
+    number of layers and their sizes."""
+    known = _known(replays)
     for fits in (_same_shapes, _same_signature):
-        matching = list(dict.fromkeys(rev for rev, found in known if fits(schema, found)))
-        if len(matching) == 1:
-            return Identity(matching[0], "names and shapes of its tensors")
+        matching = tuple(dict.fromkeys(rev for rev, found in known if fits(schema, found)))
         if matching:
-            raise _ambiguous(matching, history, "their schemas are alike")
-    raise _nothing_fits(history, schema, known)
+            return matching
+    return ()
+
+
+def _known(replays: Mapping[str, Replay]) -> list[tuple[str | None, Schema]]:
+    return [(rev, found) for replay in replays.values() for rev, found in replay.schemas().items()]
 
 
 def _same_shapes(schema: Schema, other: Schema) -> bool:

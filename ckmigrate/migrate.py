@@ -94,12 +94,15 @@ def build_output(prepared: Prepared, path: Path) -> Output:
     if opened.stored.format == "torch":
         gone = _dropped_state(opened, request)
         tree = drop_outside(tree, gone) if gone else tree
+    stored = opened.stored
+    # A file that keeps its suffix keeps its format, also where the suffix promises another one.
+    is_renamed = path.suffix != stored.path.suffix
     return make_output(
         prepared.plan,
-        opened.stored,
+        stored,
         opened.layout,
         tree,
-        format=format_of(path, opened.stored.format),
+        format=format_of(path, stored.format) if is_renamed else stored.format,
         tag=prepared.tag.to_json(),
         unwrap=request.unwrap,
         weights_only=request.weights_only,

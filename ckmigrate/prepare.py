@@ -35,9 +35,10 @@ __all__ = ["Prepared", "find_target", "prepare"]
 class Prepared:
     """A decided migration.
 
-    target   the model that the result was compared with, or None
-    notes    remarks that are no obstacles
-    tag      what will be written into the result
+    target    the model that the result was compared with, or None
+    notes     remarks that are no obstacles
+    tag       what will be written into the result
+    compared  what the schema of the result was compared with, in words; None: with nothing
     """
 
     project: Project
@@ -51,6 +52,7 @@ class Prepared:
     tag: Tag
     target: Target | None
     notes: tuple[str, ...] = ()
+    compared: str | None = None
 
     @property
     def has_work(self) -> bool:
@@ -86,10 +88,9 @@ def prepare(
     params = {**project.params, **request.params}
     found = start(opened.schema, ties=opened.layout.ties, meta=opened.meta)
     scripts_trace = _trace(opened, history, identity, wanted, params, found, known, direction)
-    target, wanted_schema, unproved = _wanted_schema(
-        project, history, request, opened, identity, wanted, known
-    )
-    remarks = unproved + _require_fit(opened, project, scripts_trace, target, wanted_schema)
+    goal = _goal(project, history, request, opened, identity, wanted, known)
+    target = goal.target
+    remarks = goal.remarks + _require_fit(opened, project, scripts_trace, goal)
     plan = make_plan(
         scripts_trace,
         is_plain=opened.is_plain,
@@ -110,6 +111,7 @@ def prepare(
         _tag(project, history, opened, identity, wanted, scripts_trace, direction),
         target,
         remarks,
+        goal.text,
     )
 
 
@@ -190,7 +192,17 @@ def _retraced(
         return None
 
 
-def _wanted_schema(
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """What the result must be, in words too, with a remark where nothing can tell."""
+
+    target: Target | None = None
+    schema: Schema | None = None
+    text: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def _goal(
     project: Project,
     history: History,
     request: Request,
@@ -198,8 +210,8 @@ def _wanted_schema(
     identity: Identity,
     wanted: str | None,
     known: Mapping[str, Replay],
-) -> tuple[Target | None, Schema | None, tuple[str, ...]]:
-    """What the result must be, with a remark where nothing can tell.
+) -> _Goal:
+    """What the result must be.
 
     At the head that is the model. Without the model it is what the scripts make of a base snapshot,
     provided that the snapshot is of this file's size: it has the file's own schema at the revision
@@ -207,32 +219,32 @@ def _wanted_schema(
     """
     if request.use_model and ((wanted,) == history.heads or len(history) == 0):
         target = find_target(project, request)
-        return target, target.schema, ()
+        return _Goal(target, target.schema, f"model '{target.model}' ({target.factory})")
     for name, replay in known.items():
         begin = replay.schema(identity.revision)
         if request.model in (None, name) and begin is not None and begin == opened.schema:
-            return None, replay.schema(wanted), ()
-    return None, None, ("not compared with a model: no snapshot has this file's shapes",)
+            schema = replay.schema(wanted)
+            return _Goal(None, schema, f"the snapshot '{name}'" if schema else None)
+    return _Goal(remarks=("not compared with a model: no snapshot has this file's shapes",))
 
 
 def _require_fit(
     opened: Opened,
     project: Project,
     done: Trace,
-    target: Target | None,
-    wanted: Schema | None,
+    goal: _Goal,
 ) -> tuple[str, ...]:
     """Refuse a result that does not fit, with every difference at once; remarks otherwise."""
+    target, wanted = goal.target, goal.schema
     if wanted is None:
         return ()
     schema = done.end.schema
     ties = target.ties if target else ()
     lines = describe(compare(schema, wanted, exempt=project.exempt, ties=()))
     if lines:
-        what = f"model '{target.model}' ({target.factory})" if target else "the snapshot"
         raise VerificationError(
             "CKM601",
-            f"the result would not fit {what}: {len(lines)} differences",
+            f"the result would not fit {goal.text}: {len(lines)} differences",
             where=str(opened.stored.path),
             details=lines[:40] + ((f"… {len(lines) - 40} more",) if len(lines) > 40 else ()),
             why="Every name, shape and kind of number must be the one that the target has.",
