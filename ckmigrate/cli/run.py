@@ -1,0 +1,183 @@
+"""One run of the command line: parse, do, report, exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from ckmigrate.cli.session import Answer, Session
+from ckmigrate.errors import CkmigrateError, MigrationError, StorageError, UsageError
+
+__all__ = ["interrupted", "run"]
+
+_EXIT_INTERRUPTED = 130
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and report what came of it; never raises."""
+    session = Session(json="--json" in arguments, debug="--debug" in arguments)
+    try:
+        _stop_on_signals()
+        _prepare_streams()
+        answer = _invoked(session, arguments)
+    except KeyboardInterrupt as interrupt:
+        answer = interrupted(session, interrupt)
+    except CkmigrateError as error:
+        answer = _failed(session, error)
+    except Exception as error:  # noqa: BLE001 - a defect must not end in a traceback either
+        answer = _failed(session, _defect(error), error)
+    return _report(session, answer)
+
+
+def interrupted(
+    session: Session, interrupt: KeyboardInterrupt, earlier: Mapping[str, object] | None = None
+) -> Answer:
+    """What to say after Ctrl-C; the commit knows whether it came too late to stop anything."""
+    committed = getattr(interrupt, "committed", None)
+    what = "interrupted; nothing was written"
+    if committed is not None:
+        what = f"interrupted, but {committed.path} was complete by then: the new file stands"
+    elif earlier and earlier.get("results"):
+        what = "interrupted; the file at hand was left as it was, those reported before are done"
+    session.note(f"error: {what}")
+    error = dict.fromkeys(("where", "why", "fix")) | {"code": "interrupted", "what": what}
+    return Answer(dict(earlier or {}), "", _EXIT_INTERRUPTED, error | {"details": []})
+
+
+def _invoked(session: Session, arguments: Sequence[str]) -> Answer:
+    import click
+
+    from ckmigrate.cli.app import app
+
+    try:
+        with app.make_context("ckmigrate", list(arguments), obj=session) as context:
+            result = app.invoke(context)
+    except click.exceptions.Exit as done:
+        # --help and --version have printed their text.
+        return Answer(exit_code=done.exit_code) if not session.json else _told(session, done)
+    except click.UsageError as error:
+        raise _usage(error) from None
+    return result if isinstance(result, Answer) else Answer()
+
+
+def _told(session: Session, done: object) -> Answer:
+    # --help and --version answer in text even with --json.
+    session.json = False
+    return Answer(exit_code=getattr(done, "exit_code", 0))
+
+
+def _usage(error: object) -> UsageError:
+    import click
+
+    assert isinstance(error, click.UsageError)
+    context = error.ctx
+    place = context.command_path if context else "ckmigrate"
+    return UsageError(
+        "CKM200",
+        error.format_message().rstrip("."),
+        fix=f"`{place} --help` shows what it takes, with an example.",
+    )
+
+
+def _failed(session: Session, error: CkmigrateError, cause: BaseException | None = None) -> Answer:
+    from ckmigrate.report.errors import error_data
+
+    if cause is not None and session.debug:
+        session.show_traceback(cause)
+    session.complain(error)
+    return Answer({}, "", error.exit_code, error_data(error))
+
+
+def _defect(error: Exception) -> CkmigrateError:
+    """An exception that no part of ckmigrate expected."""
+    told = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, OSError) and error.errno is not None:
+        return StorageError(
+            "CKM798",
+            f"input/output error: {error.strerror or error}",
+            where=None if error.filename is None else str(error.filename),
+            fix="Check the path, its permissions and the disk.",
+        )
+    if isinstance(error, MemoryError):
+        return MigrationError(
+            "CKM598",
+            "out of memory; nothing was written",
+            why="a step needs more than this process may have",
+            fix="See `ckmigrate plan` for the largest step, and run where there is more memory.",
+        )
+    return MigrationError(
+        "CKM599",
+        f"internal error: {told}",
+        why="This is a defect of ckmigrate, not of your checkpoint; nothing was written.",
+        fix="Run again with --debug and report the traceback with the command that you ran.",
+    )
+
+
+def _report(session: Session, answer: Answer) -> int:
+    if session.json:
+        session.write(_document(session, answer))
+    elif answer.text:
+        session.say(answer.text)
+    if session.failure is None:
+        return answer.exit_code
+    if isinstance(session.failure, BrokenPipeError):
+        # Whoever read has seen enough, as in `ckmigrate history | head -1`.
+        return answer.exit_code
+    return answer.exit_code or _undelivered(session, session.failure)
+
+
+def _document(session: Session, answer: Answer) -> str:
+    import json
+
+    head = {"ok": answer.exit_code == 0, "command": session.verb, "exit_code": answer.exit_code}
+    error = {} if answer.error is None else {"error": answer.error}
+    return json.dumps({**head, **error, **answer.data}, indent=2, allow_nan=False)
+
+
+def _undelivered(session: Session, failure: OSError) -> int:
+    error = StorageError(
+        "CKM791",
+        f"cannot write to standard output: {failure.strerror or failure}",
+        why="The command itself was carried out; only its answer is lost.",
+        fix="Send the output elsewhere. What was written to files stands.",
+    )
+    session.complain(error)
+    return error.exit_code
+
+
+def _stop_on_signals() -> None:
+    """SIGTERM and SIGHUP clean up like Ctrl-C, unless whoever started us wants them ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with contextlib.suppress(ValueError):  # not the main thread
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
+
+
+def _prepare_streams() -> None:
+    """Make sure that no checkpoint can get the descriptor of a stream that was closed."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            os.open(os.devnull, os.O_RDWR)
+            if number == 1:
+                raise _no_stdout() from None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _no_stdout() -> StorageError:
+    return StorageError(
+        "CKM791",
+        "standard output is closed, so the answer could not be given",
+        why="Nothing was done.",
+        fix="Send it to a file or to /dev/null.",
+    )

@@ -1,0 +1,139 @@
+"""What a verb works with: the global options, the two streams, the project.
+
+stdout carries the answer and nothing else; remarks, warnings and errors go to stderr. A stream that
+fails is noted and never raises: an upgrade does not stop half-way because a reader went away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ckmigrate.report.escape import printable_text
+
+if TYPE_CHECKING:
+    from ckmigrate.errors import CkmigrateError
+    from ckmigrate.project import Project
+    from ckmigrate.revisions.graph import History
+
+__all__ = ["Answer", "Session"]
+
+_COLOURS = {"error": "31;1", "warning": "33", "note": "36", "wrote": "32", "ok": "32"}
+_WORD = re.compile(r"(error|warning|note|wrote|ok)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a verb found.
+
+    data       the fields of the JSON document
+    text       the same for a person; printed on stdout at once
+    exit_code  0, or the code of the table in the top-level help
+    error      the error of `error_data`, where the answer is a failure
+    """
+
+    data: Mapping[str, object] = field(default_factory=dict)
+    text: str = ""
+    exit_code: int = 0
+    error: Mapping[str, object] | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the command; the global options, which may stand before or after the verb.
+
+    failure  the error of a stdout that could not be written
+    verb     its name, once it is known
+    """
+
+    config: Path | None = None
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    no_input: bool = False
+    color: str = "auto"
+    debug: bool = False
+    verb: str | None = None
+    failure: OSError | None = None
+
+    def project(self) -> Project:
+        """The project of this folder, or of --config."""
+        from ckmigrate.project import find_project
+
+        return find_project(Path.cwd(), config=self.config)
+
+    def history(self, project: Project) -> History:
+        """The scripts of a project, as a checked graph."""
+        from ckmigrate.revisions.graph import read_history
+
+        return read_history(project.migrations)
+
+    def say(self, text: str) -> None:
+        """Part of the answer; nothing with --json, where one document is the answer."""
+        if text and not self.json:
+            self.write(text)
+
+    def note(self, text: str) -> None:
+        """A remark or a warning, unless --quiet."""
+        if not self.quiet:
+            self._put(sys.stderr, text)
+
+    def complain(self, error: CkmigrateError) -> None:
+        """Report an error on stderr."""
+        from ckmigrate.report.errors import error_text
+
+        if self.debug:
+            self.show_traceback(error)
+        self._put(sys.stderr, error_text(error))
+
+    def show_traceback(self, error: BaseException) -> None:
+        """Where an error was raised, for --debug."""
+        import traceback
+
+        self._put(sys.stderr, "".join(traceback.format_exception(error)).rstrip())
+
+    def write(self, text: str) -> None:
+        """Text on stdout; an error is kept in `failure`."""
+        if self.failure is None:
+            self.failure = self._put(sys.stdout, text)
+
+    def _put(self, stream: TextIO | None, text: str) -> OSError | None:
+        if stream is None:
+            return None
+        shown = printable_text(text)
+        try:
+            stream.write((self._coloured(shown) if self._has_colour(stream) else shown) + "\n")
+            stream.flush()
+        except OSError as error:
+            _silence(stream)
+            return error
+        return None
+
+    def _has_colour(self, stream: TextIO) -> bool:
+        if self.color != "auto":
+            return self.color == "always"
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        return not plain and stream.isatty()
+
+    def _coloured(self, text: str) -> str:
+        """The words that begin a line and say how it ended, in colour."""
+        return "\n".join(
+            _WORD.sub(lambda word: f"\x1b[{_COLOURS[word[1]]}m{word[1]}\x1b[0m", line, count=1)
+            if _WORD.match(line)
+            else line
+            for line in text.split("\n")
+        )
+
+
+def _silence(stream: TextIO) -> None:
+    """Let the interpreter's own flush at exit find nothing to complain about."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, stream.fileno())
+    finally:
+        os.close(null)
