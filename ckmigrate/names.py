@@ -792,8 +792,25 @@ def _stack_group(target_name: str, entries: list[tuple[str, str]], key: str) -> 
 def nearest(text: str, names: Iterable[str], limit: int = 3) -> tuple[str, ...]:
     """The existing names most like a name or pattern, best first, one for each set of layers.
 
-    Parts that `**` stands for are left out of the comparison. For error messages.
+    Names that only have a prefix more come before all others. Parts that `**` stands for are left
+    out of the comparison. For error messages.
     """
+    names = _collection(names)
+    deeper = _deeper(text, names)[:limit]
+    like = [name for name in _most_alike(text, names, limit) if name not in deeper]
+    return (*deeper, *like[: limit - len(deeper)])
+
+
+def _deeper(text: str, names: Collection[str]) -> tuple[str, ...]:
+    """One name of each set of layers that the text fits behind a prefix."""
+    try:
+        found = {skeleton(name): name for name, _ in _scan(compile_pattern(f"**.{text}"), names)}
+    except MigrationError:
+        return ()
+    return tuple(found.values())
+
+
+def _most_alike(text: str, names: Collection[str], limit: int) -> tuple[str, ...]:
     wanted, head, tail = _outline(text)
     shapes: dict[str, list[str]] = {}
     for name in names:

@@ -729,6 +729,14 @@ def test_nearest_finds_the_likely_name(text: str, first: str | None) -> None:
     assert (found[0] if found else None) == first
 
 
+def test_nearest_names_first_what_only_has_a_prefix_more() -> None:
+    names = ["backbone.fc1.weight", "net.layers.0.fc.weight", "net.layers.1.fc.weight", "fcx.b"]
+    assert nearest("fc.{p}", names)[0].endswith(".fc.weight")
+    assert nearest("layers.{i:int}.fc.{p}", names)[0].startswith("net.layers.")
+    assert nearest("fc.weight", names)[0].startswith("net.layers.")
+    assert "backbone.fc1.weight" not in nearest("fc.weight", names, 1)
+
+
 def test_nearest_offers_one_name_for_a_set_of_layers_and_keeps_the_limit() -> None:
     names = [f"h.{layer}.{part}.weight" for layer in range(50) for part in ("q", "k", "v", "o")]
     assert len({name.split(".")[2] for name in nearest("h.0.x.weight", names, 4)}) == 4
