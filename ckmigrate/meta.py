@@ -85,9 +85,13 @@ def _is_json(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """The tree of a checkpoint, seen without its tensors; UNKNOWN while there is none."""
+    """The tree of a checkpoint, seen without its tensors; UNKNOWN while there is none.
+
+    text_only  the format keeps texts and nothing else, as safetensors does
+    """
 
     tree: object
+    text_only: bool = False
 
     @classmethod
     def unknown(cls) -> Meta:
@@ -124,7 +128,14 @@ class Meta:
         old: object = ABSENT
         if meta_tree.has(self.tree, edit.path):
             old = meta_tree.get(self.tree, edit.path)
-        return Meta(self._edited(edit)), replace(edit, old=old)
+        if edit.kind == "set" and self.text_only and not isinstance(edit.value, str):
+            raise refuse(
+                "CKM574",
+                f"metadata '{edit.path}' cannot be a {type(edit.value).__name__} here",
+                why="The metadata of a safetensors file are texts.",
+                fix="Give text, such as str(value).",
+            )
+        return replace(self, tree=self._edited(edit)), replace(edit, old=old)
 
     def _edited(self, edit: MetaEdit) -> object:
         if edit.optional and not meta_tree.has(self.tree, edit.path):

@@ -64,9 +64,9 @@ class Opened:
 
     @property
     def meta(self) -> Meta:
-        return Meta(
-            dict(self.stored.metadata) if self.stored.format == "safetensors" else self.stored.tree
-        )
+        if self.stored.format == "safetensors":
+            return Meta(dict(self.stored.metadata), text_only=True)
+        return Meta(self.stored.tree)
 
     def is_plain(self, name: str) -> bool:
         tensor = self.layout.entries[name]
