@@ -12,8 +12,9 @@ from ckmigrate.execute.source import is_plain
 from ckmigrate.expr import Source, row_major, sources
 from ckmigrate.formats import safetensors, torch_zip
 from ckmigrate.formats.base import FileImage, Format, Stored
+from ckmigrate.formats.pickle_limits import content
 from ckmigrate.formats.tree import Storage, Tensor
-from ckmigrate.formats.tree_paths import entries_of, holders
+from ckmigrate.formats.tree_paths import child, entries_of
 from ckmigrate.lower import lower
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.spec import DType, TensorSpec
@@ -60,7 +61,7 @@ def make_output(
 
     tree          the source's tree after edits of its metadata
     unwrap        write bare names
-    weights_only  leave everything but the weights behind
+    weights_only  leave everything but the state dict behind
 
     StorageError CKM740 where something besides the weights would be lost without weights_only.
     """
@@ -84,23 +85,19 @@ def _safetensors(
         raise _would_lose(stored, lost, "a safetensors file holds tensors and short texts only")
     specs = [(prefix + entry.name, entry.spec) for entry in plan.entries]
     metadata = _string_metadata(stored, tree)
-    image = safetensors.image(specs, metadata=metadata, tag=tag)
+    # Data that keeps its place within a block can share blocks with its source.
+    phase = int(stored.details.get("data offset", 0)) % safetensors.BLOCK
+    image = safetensors.image(specs, metadata=metadata, tag=tag, phase=phase)
     work = {prefix + e.name: Work(e.name, e.expr, e.lowered) for e in plan.entries}
     ordered = sorted(work, key=lambda key: image.slots[key].offset)
     return Output("safetensors", image, {key: work[key] for key in ordered}, layout.entries)
 
 
 def _string_metadata(stored: Stored, tree: object) -> dict[str, str]:
+    """`Meta` has kept the pairs of a safetensors file to texts."""
     if stored.format != "safetensors":
         return {"format": "pt"}
-    import json
-
-    pairs = entries_of(tree) or {}
-    return {
-        str(key): value if isinstance(value, str) else json.dumps(value)
-        for key, value in pairs.items()
-        if not isinstance(value, Tensor)
-    }
+    return {str(key): str(value) for key, value in (entries_of(tree) or {}).items()}
 
 
 def _lost_beside_weights(stored: Stored, layout: Layout, tree: object) -> list[str]:
@@ -136,17 +133,17 @@ def _torch(
     prefix: str,
     weights_only: bool,
 ) -> Output:
-    made = _new_tensors(plan, layout)
+    made = _new_tensors(plan, stored, layout)
     new = [(entry.name, made[entry.name]) for entry in plan.entries]
-    if stored.format == "safetensors" or weights_only:
+    if stored.format == "safetensors":
         lost = [] if weights_only else _lost_metadata(tree)
         if lost:
             raise _would_lose(stored, lost, "a plain state dict has no place for them")
         result: object = {prefix + name: tensor for name, tensor in new}
-        nested = False
     else:
         result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
-        nested = bool(layout.path)
+        result = child(result, layout.path) if weights_only else result
+    nested = bool(layout.path) and not weights_only and entries_of(result) is not None
     image = torch_zip.image(result, tag=tag, tag_as="key" if nested else "record")
     work, tensors = _torch_work(plan.entries, made, image, stored, layout, result)
     return Output("torch", image, work, tensors)
@@ -160,37 +157,55 @@ def _lost_metadata(tree: object) -> list[str]:
     ]
 
 
-def _new_tensors(plan: Plan, layout: Layout) -> dict[str, Tensor]:
-    """A tensor of its own storage for every entry; tied entries share one."""
+def _new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]:
+    """A tensor of its own storage for every entry; tied entries share one.
+
+    A storage that is one unchanged entry stays itself, so that whatever else in the file shares it
+    goes on doing so.
+    """
     first = {name: group[0] for group in plan.ties for name in group}
     storages: dict[str, Storage] = {}
+    kept: set[str] = set()
     made: dict[str, Tensor] = {}
+    fresh = _unused_prefix(stored)
     for entry in plan.entries:
         owner = first.get(entry.name, entry.name)
         origin = next((layout.entries[name] for name in sources(entry.expr)), None)
-        if owner not in storages:
-            device = origin.storage.device if origin else "cpu"
-            storages[owner] = Storage(
-                f"weight {owner}", entry.spec.dtype, entry.spec.nbytes, device
-            )
         like = origin if entry.is_unchanged else None
+        if owner not in storages:
+            if like is not None and like.storage.key not in kept and _is_whole(like):
+                kept.add(like.storage.key)
+                storages[owner] = like.storage
+            else:
+                device = origin.storage.device if origin else "cpu"
+                spec = entry.spec
+                storages[owner] = Storage(fresh + owner, spec.dtype, spec.nbytes, device)
         made[entry.name] = Tensor(
             storages[owner],
             entry.spec,
             0,
-            _contiguous(entry.spec.shape),
+            row_major(entry.spec.shape),
             requires_grad=bool(like and like.requires_grad),
             parameter=bool(like and like.parameter),
+            attributes=like.attributes if like else None,
         )
     return made
 
 
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
+def _unused_prefix(stored: Stored) -> str:
+    """What no storage key of the file begins with: a stranger chose those."""
+    prefix = "weight "
+    while any(key.startswith(prefix) for key in stored.records):
+        prefix = f"new {prefix}"
+    return prefix
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor is its storage, from the first byte to the last."""
+    storage, spec = tensor.storage, tensor.spec
+    same = (storage.dtype, storage.nbytes, tensor.offset) == (spec.dtype, spec.nbytes, 0)
+    in_order = tensor.strides == row_major(spec.shape)
+    return same and in_order and not tensor.conj and not tensor.neg
 
 
 def _torch_work(
@@ -202,35 +217,42 @@ def _torch_work(
     tree: object,
 ) -> tuple[dict[str, Work], dict[str, Tensor]]:
     work: dict[str, Work] = {}
-    tensors = dict(layout.entries)
     for entry in entries:
         key = made[entry.name].storage.key
         work.setdefault(key, Work(entry.name, entry.expr, entry.lowered))
-    for key in image.slots:
-        if key not in work:
-            name, tensor = _whole_storage(key, stored, tree)
-            tensors[name] = tensor
-            plain = is_plain(tensor, stored.records[key])
-            source = Source(name, tensor.spec)
-            work[key] = Work(name, source, lower(source, lambda _, ok=plain: ok))  # type: ignore[misc]
+    others = {key: node for key, node in _storages(tree).items() if key not in work}
+    tensors = dict(layout.entries)
+    for key, storage in others.items():
+        label = f"storage {key} beside the weights"
+        tensors[label] = tensor = _flat(storage)
+        work[key] = _passed_through(label, tensor, stored)
     return {key: work[key] for key in image.slots}, tensors
 
 
-def _whole_storage(key: str, stored: Stored, tree: object) -> tuple[str, Tensor]:
+def _flat(storage: Storage) -> Tensor:
     """A storage that passes through, as a tensor of its own element type."""
-    storage = next(s for s in _storages(tree) if s.key == key)
     dtype = storage.dtype if storage.dtype.bits >= 8 else DType.U8
     spec = TensorSpec(dtype, (storage.nbytes * 8 // dtype.bits,))
-    return f"storage {key} beside the weights", Tensor(storage, spec, 0, row_major(spec.shape))
+    return Tensor(storage, spec, 0, row_major(spec.shape))
 
 
-def _storages(tree: object) -> list[Storage]:
-    found: dict[int, Storage] = {}
+def _passed_through(label: str, tensor: Tensor, stored: Stored) -> Work:
+    plain = is_plain(tensor, stored.records[tensor.storage.key])
+    source = Source(label, tensor.spec)
+    return Work(label, source, lower(source, lambda name: plain))
 
-    def note(node: object) -> bool:
-        if isinstance(node, Tensor):
-            found[id(node.storage)] = node.storage
-        return False
 
-    holders(tree, note)
-    return list(found.values())
+def _storages(tree: object) -> dict[str, Storage]:
+    """Every storage by key: under tensors, in attributes of tensors, or by itself."""
+    found: dict[str, Storage] = {}
+    seen, queue = {id(tree)}, [tree]
+    while queue:
+        node = queue.pop()
+        storage = node.storage if isinstance(node, Tensor) else node
+        if isinstance(storage, Storage):
+            found.setdefault(storage.key, storage)
+        for part in content(node):
+            if id(part) not in seen:
+                seen.add(id(part))
+                queue.append(part)
+    return found
