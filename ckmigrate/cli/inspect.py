@@ -12,7 +12,7 @@ from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.options import make_request, path_argument, reading_options
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import IdentifyError, UsageError
-from ckmigrate.migrate import Opened, Request, open_weights
+from ckmigrate.migrate import Opened, open_weights
 from ckmigrate.project import Project
 from ckmigrate.report.escape import printable, shortened
 from ckmigrate.report.json import entry_data, plain_data, tag_data
@@ -36,12 +36,12 @@ def command(session: Session, path: Path, unfold: bool, **reading: Any) -> Answe
     Example:  ckmigrate inspect old.ckpt
     """
     request = make_request(**reading)
-    opened = open_weights(path, _project(session, path), request)
+    opened = open_weights(path, _project(session), request)
     tag, problem = _tag(opened)
-    return Answer(_data(opened, tag, problem), _text(opened, tag, problem, request, unfold=unfold))
+    return Answer(_data(opened, tag, problem), _text(opened, tag, problem, unfold=unfold))
 
 
-def _project(session: Session, path: Path) -> Project:
+def _project(session: Session) -> Project:
     try:
         return session.project()
     except UsageError as error:
@@ -83,17 +83,17 @@ def _data(opened: Opened, tag: Tag | None, problem: str | None) -> dict[str, obj
     }
 
 
-def _text(
-    opened: Opened, tag: Tag | None, problem: str | None, request: Request, *, unfold: bool
-) -> str:
+def _text(opened: Opened, tag: Tag | None, problem: str | None, *, unfold: bool) -> str:
     stored, layout, schema = opened.stored, opened.layout, opened.schema
     kinds = Counter(str(spec.dtype) for spec in schema.values())
     remarks = "".join(f", {k} {v}" for k, v in stored.details.items())
+    elements = counted(sum(spec.numel for spec in schema.values()), "element")
+    by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    size = bytes_text(stored.identity.size)
     lines = [
         printable(stored.path),
-        f"  format:   {stored.format}, {bytes_text(stored.identity.size)}{printable(remarks)}",
-        f"  tensors:  {len(schema)}, {counted(sum(s.numel for s in schema.values()), 'element')}, "
-        f"{bytes_text(schema.nbytes)} ({', '.join(f'{n} {k}' for k, n in kinds.most_common())})",
+        f"  format:   {stored.format}, {size}{printable(remarks)}",
+        f"  tensors:  {len(schema)}, {elements}, {bytes_text(schema.nbytes)} ({by_kind})",
         f"  tag:      {_tag_text(tag, problem)}",
     ]
     if layout.path:

@@ -38,7 +38,7 @@ def command(
 
     \b
     Example:  ckmigrate plan old.ckpt
-              ckmigrate plan old.ckpt --to 1.2 --json
+              ckmigrate plan old.ckpt --to +1 --json
     """
     project = session.project()
     history = session.history(project)
