@@ -9,10 +9,11 @@ from pathlib import Path
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
 from ckmigrate.execute.source import is_plain
-from ckmigrate.expr import Source, row_major, sources
+from ckmigrate.expr import Source, sources
 from ckmigrate.formats import safetensors, torch_zip
 from ckmigrate.formats.base import FileImage, Format, Stored
 from ckmigrate.formats.pickle_limits import content
+from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import child, entries_of
 from ckmigrate.lower import lower
@@ -184,7 +185,7 @@ def _new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor
             storages[owner],
             entry.spec,
             0,
-            row_major(entry.spec.shape),
+            contiguous_strides(entry.spec.shape),
             requires_grad=bool(like and like.requires_grad),
             parameter=bool(like and like.parameter),
             attributes=like.attributes if like else None,
@@ -204,7 +205,7 @@ def _is_whole(tensor: Tensor) -> bool:
     """Whether a tensor is its storage, from the first byte to the last."""
     storage, spec = tensor.storage, tensor.spec
     same = (storage.dtype, storage.nbytes, tensor.offset) == (spec.dtype, spec.nbytes, 0)
-    in_order = tensor.strides == row_major(spec.shape)
+    in_order = tensor.strides == contiguous_strides(spec.shape)
     return same and in_order and not tensor.conj and not tensor.neg
 
 
@@ -233,7 +234,7 @@ def _flat(storage: Storage) -> Tensor:
     """A storage that passes through, as a tensor of its own element type."""
     dtype = storage.dtype if storage.dtype.bits >= 8 else DType.U8
     spec = TensorSpec(dtype, (storage.nbytes * 8 // dtype.bits,))
-    return Tensor(storage, spec, 0, row_major(spec.shape))
+    return Tensor(storage, spec, 0, contiguous_strides(spec.shape))
 
 
 def _passed_through(label: str, tensor: Tensor, stored: Stored) -> Work:

@@ -606,3 +606,12 @@ def test_data_of_safetensors_keeps_its_place_within_a_block(
     old = zoo.save({"net.a": torch.randn(sizes)}, "old.safetensors")
     starts = [open_checkpoint(p).records for p in (old, zoo.upgrade(old))]
     assert starts[0]["net.a"].offset % 4096 == starts[1]["body.a"].offset % 4096
+
+
+def test_written_tensors_have_the_strides_that_torch_would_give_them(tmp_path: Path) -> None:
+    shapes = [(1, 3), (3, 1), (2, 0, 3), (), (1,), (2, 3, 1, 1)]
+    state = {f"net.{i}": torch.randn(2, *shape)[1] for i, shape in enumerate(shapes)}
+    zoo = Zoo(tmp_path, RENAME)
+    found = load(zoo.upgrade(zoo.save(state)))
+    for name, tensor in renamed(state).items():
+        assert found[name].stride() == tensor.contiguous().stride()
