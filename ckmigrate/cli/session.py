@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Session"]
 
-_COLOURS = {"error": "31;1", "warning": "33", "note": "36", "wrote": "32", "ok": "32"}
-_WORD = re.compile(r"(error|warning|note|wrote|ok)\b")
+_COLOURS = {
+    "error": "31;1",
+    "problem": "31;1",
+    "failed": "31;1",
+    "warning": "33",
+    "note": "36",
+    "wrote": "32",
+    "ok": "32",
+}
+_WORD = re.compile(rf"({'|'.join(_COLOURS)})\b")
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,6 @@ def _changes(prepared: Prepared) -> bool:
 
 def _nothing_to_do(prepared: Prepared) -> str:
     history, revision = prepared.history, prepared.to_revision
-    is_head = (revision,) == history.heads or not len(history)
-    place_text = "head" if is_head else "there"
+    head = "head, " if (revision,) == history.heads or not len(history) else ""
     path = printable(prepared.opened.stored.path)
-    return f"{path}: already at {place_text}, {revision_text(history, revision)}; not touched"
+    return f"{path}: already at {head}{revision_text(history, revision)}; not touched"

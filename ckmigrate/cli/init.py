@@ -1,0 +1,171 @@
+"""`ckmigrate init`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckmigrate.cli.app import Verb, pass_session
+from ckmigrate.cli.files import create, make_folder
+from ckmigrate.cli.options import PATH
+from ckmigrate.cli.session import Answer, Session
+from ckmigrate.errors import UsageError
+from ckmigrate.project import Project, find_project, write_config
+from ckmigrate.report.escape import printable
+from ckmigrate.report.units import counted
+from ckmigrate.snapshot import Snapshot, render_snapshot
+
+__all__ = ["command"]
+
+_NEXT = (
+    'ckmigrate revision -m "what changed"   after the next change of the model',
+    "ckmigrate check                        in CI: no change without its migration",
+)
+
+
+@click.command("init", cls=Verb)
+@click.option("--model", metavar="PKG.MOD:FUNC", help="The factory that builds today's model.")
+@click.option("--from-checkpoint", metavar="PATH", type=PATH, help="The oldest checkpoint to keep.")
+@click.option("--name", metavar="NAME", help="The project's name in the tag of its checkpoints.")
+@click.option("--migrations", default="migrations", metavar="DIR", help="The folder of scripts.")
+@click.option("--weights", metavar="KEYS", help="Where the state dict sits in the checkpoints.")
+@click.option("--model-name", default="default", metavar="NAME", help="The snapshot's name.")
+@pass_session
+def command(session: Session, model_name: str, **options: Any) -> Answer:
+    """Set up migrations for a project: a config section in pyproject.toml (or ckmigrate.toml), the
+    folder of scripts, and the base snapshot, which is the schema that the first script starts from.
+    It is read off --from-checkpoint if given, otherwise off the model.
+
+    In a project that is set up, `--from-checkpoint` adds the base snapshot of a further size of the
+    model, under `--model-name`; the checkpoint must be at the base.
+
+    \b
+    Example:  ckmigrate init --model mypkg.model:build
+              ckmigrate init --model mypkg.model:build --from-checkpoint released-1.0.ckpt
+              ckmigrate init --from-checkpoint small.ckpt --model-name small
+    """
+    found = _configured(session)
+    if found is not None:
+        return _further_snapshot(found, model_name, **options)
+    return _fresh(model_name, **options)
+
+
+def _configured(session: Session) -> Project | None:
+    """The project whose root is this folder."""
+    try:
+        project = session.project()
+    except UsageError as error:
+        if error.code == "CKM201" and session.config is None:
+            return None
+        raise
+    return project if project.root == Path.cwd().resolve() or session.config else None
+
+
+def _fresh(
+    model_name: str,
+    *,
+    model: str | None,
+    from_checkpoint: Path | None,
+    name: str | None,
+    migrations: str,
+    weights: str | None,
+) -> Answer:
+    root = Path.cwd()
+    # Everything that can be refused is read before the first file is written.
+    snapshot = _snapshot(root, model, from_checkpoint, weights, model_name)
+    config = write_config(root, model=model, name=name, migrations=migrations, weights=weights)
+    project = find_project(root, config=config)
+    lines = [f"wrote {printable(config.name)}: the configuration of project '{project.name}'"]
+    make_folder(project.migrations)
+    data: dict[str, object] = {
+        "config": str(config),
+        "project": project.name,
+        "migrations": str(project.migrations),
+        "snapshot": None,
+    }
+    if snapshot is None:
+        lines.append("no base snapshot yet: `ckmigrate init --from-checkpoint PATH` adds it")
+    else:
+        lines.append(_write_snapshot(project, snapshot, data))
+    return Answer(data, "\n".join([*lines, "next:", *(f"  {step}" for step in _NEXT)]))
+
+
+def _further_snapshot(
+    project: Project,
+    model_name: str,
+    *,
+    from_checkpoint: Path | None,
+    model: str | None,
+    weights: str | None,
+    **_: object,
+) -> Answer:
+    path = project.snapshot_path(model_name)
+    if from_checkpoint is None or model is not None or path.exists():
+        raise UsageError(
+            "CKM208",
+            "the project is configured already",
+            where=str(project.config_path),
+            why=f"there is a snapshot '{model_name}' too" if path.exists() else None,
+            fix="Edit the configuration. For the base snapshot of a further size of the model: "
+            "ckmigrate init --from-checkpoint PATH --model-name NAME.",
+        )
+    snapshot = _of_checkpoint(project, from_checkpoint, weights, model_name)
+    data: dict[str, object] = {"config": None, "project": project.name}
+    return Answer(
+        data | {"migrations": str(project.migrations)}, _write_snapshot(project, snapshot, data)
+    )
+
+
+def _write_snapshot(project: Project, snapshot: Snapshot, data: dict[str, object]) -> str:
+    path = project.snapshot_path(snapshot.model)
+    make_folder(path.parent)
+    create(path, render_snapshot(snapshot))
+    data["snapshot"] = str(path)
+    entries = counted(len(snapshot.schema), "entry", "entries")
+    return f"wrote {printable(path.relative_to(project.root))}: the base, {entries}; commit it"
+
+
+def _snapshot(
+    root: Path,
+    model: str | None,
+    checkpoint: Path | None,
+    weights: str | None,
+    name: str,
+) -> Snapshot | None:
+    if checkpoint is not None:
+        blank = Project(root=root, config_path=root, name="", migrations=root)
+        return _of_checkpoint(blank, checkpoint, weights, name)
+    return None if model is None else _of_model(_python_path(root), model, name)
+
+
+def _of_checkpoint(project: Project, path: Path, weights: str | None, name: str) -> Snapshot:
+    from ckmigrate.opened import Request, open_weights
+    from ckmigrate.tag import parse_tag
+
+    opened = open_weights(path, project, Request(weights=weights))
+    text = opened.stored.tag
+    revision = None if text is None else parse_tag(text, where=str(path)).revision
+    if revision is not None:
+        raise UsageError(
+            "CKM237",
+            f"{path.name} is at revision {revision}, not at the base",
+            where=str(path),
+            why="the base snapshot is what the first script starts from",
+            fix="Give a checkpoint from before the first migration.",
+        )
+    return Snapshot(opened.schema, opened.layout.ties, name)
+
+
+def _of_model(python_path: Sequence[Path], factory: str, name: str) -> Snapshot:
+    from ckmigrate.target import load_target
+
+    target = load_target(factory, name, python_path=python_path)
+    return Snapshot(target.schema, target.ties, name)
+
+
+def _python_path(root: Path) -> tuple[Path, ...]:
+    """What the configuration will be read as."""
+    return (root, root / "src") if (root / "src").is_dir() else (root,)

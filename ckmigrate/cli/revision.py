@@ -1,0 +1,72 @@
+"""`ckmigrate revision`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ckmigrate.cli.app import Verb, pass_session
+from ckmigrate.cli.files import create
+from ckmigrate.cli.session import Answer, Session
+from ckmigrate.errors import UsageError
+from ckmigrate.report.escape import printable
+from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.targets import resolve
+from ckmigrate.revisions.template import new_revision_id, next_file_name, render
+
+__all__ = ["command"]
+
+
+@click.command("revision", cls=Verb)
+@click.option("-m", "--message", required=True, metavar="MSG", help="What changed, in a few words.")
+@click.option("--revises", metavar="REV", multiple=True, help="Build on it; two REVs are a merge.")
+@click.option("--release", metavar="VERSION", help="First release with checkpoints like this.")
+@pass_session
+def command(
+    session: Session, message: str, revises: tuple[str, ...], release: str | None
+) -> Answer:
+    """Add a migration script that follows the head. It contains a todo, which refuses to run until
+    you have said what changed.
+
+    \b
+    Example:  ckmigrate revision -m "Split the fused projection" --release 1.2
+              ckmigrate revision -m "Merge both" --revises 3f2a --revises 77d0
+    """
+    project = session.project()
+    history = session.history(project)
+    parents = _parents(history, revises)
+    revision = new_revision_id()
+    body = "pass  # the branches change different entries" if isinstance(parents, tuple) else None
+    text = render(message, revision=revision, revises=parents, release=release, body=body)
+    path = project.migrations / next_file_name(history, message)
+    create(path, text)
+    listed = [parents] if isinstance(parents, str) else list(parents or ())
+    data = {"file": str(path), "revision": revision, "revises": listed, "release": release}
+    builds_on = " and ".join(history.label(parent) for parent in listed) or "base"
+    return Answer(data, f"wrote {_shown(path)}: revision {revision}, builds on {builds_on}")
+
+
+def _parents(history: History, revises: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """The single head, or what was asked for."""
+    if not revises:
+        return history.require_single_head()
+    found = tuple(dict.fromkeys(resolve(history, text) for text in revises))
+    if len(found) == 1:
+        return found[0]
+    named = tuple(revision for revision in found if revision is not None)
+    if len(named) < len(found):
+        raise UsageError(
+            "CKM236",
+            "a merge cannot include the base",
+            why="every revision comes after the base anyway",
+            fix="Name the heads that are to be joined: ckmigrate heads.",
+        )
+    return named
+
+
+def _shown(path: Path) -> str:
+    try:
+        return printable(path.relative_to(Path.cwd()))
+    except ValueError:
+        return printable(path)
