@@ -139,7 +139,7 @@ def _component(dtype: DType) -> int:
 
 
 def _with_signs(values: Items, dtype: DType, *, conj: bool, neg: bool) -> Items:
-    """Apply torch's lazy conjugation and negation by flipping sign bits."""
+    """Apply torch's lazy conjugation and negation: sign bits of floats, two's complement."""
     import numpy as np
 
     if not conj and not neg:
@@ -147,7 +147,9 @@ def _with_signs(values: Items, dtype: DType, *, conj: bool, neg: bool) -> Items:
     width = _component(dtype)
     numbers = values.view(f"u{width}").copy()
     sign = np.array(1 << (8 * width - 1), dtype=f"u{width}")
-    if neg:
+    if neg and dtype.kind == "int":
+        numbers = ~numbers + np.array(1, dtype=numbers.dtype)
+    elif neg:
         numbers ^= sign
     if conj and dtype.kind == "complex":
         numbers[1::2] ^= sign
