@@ -29,7 +29,7 @@ def namespace(**state: object) -> Object:
 
 
 def ordered(**entries: object) -> Object:
-    return Object(Global("collections", "OrderedDict"), entries={**entries})
+    return Object(Global("collections", "OrderedDict"), entries=dict(entries.items()))
 
 
 def checkpoint() -> dict[object, object]:

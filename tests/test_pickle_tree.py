@@ -236,6 +236,10 @@ def test_containers_in_themselves_come_back(protocol: int) -> None:
     assert back[0][0][0] is back[0]
     assert back[0][1]["knot"] is back[0]
     assert back[1].me[0] is back[1]
+    pair: Any = (1, argparse.Namespace())
+    pair[1].pair = pair
+    back = pickle.loads(write(read(pickle.dumps(pair, protocol))))
+    assert back[1].pair is back
     tree = read(pickle.dumps(knot, protocol))
     assert differences(read(write(tree)), tree) == []
 
@@ -423,8 +427,8 @@ def test_a_dotted_name_does_not_lead_out_of_a_carried_module(module: str, name: 
 
 
 def test_a_name_with_a_line_break_is_refused() -> None:
-    data = b"\x80\x04\x8c\x05mypkg\x8c\x0bC\nos\nsystem\n\x93."
-    assert refused(data, "mypkg.*").code == "CKM710"
+    data = b"\x80\x04\x8c\x05mypkg\x8c\x0cC\nos\nsystem\n\x93."
+    assert "not the name of a class" in refused(data, "mypkg.*").what
 
 
 def test_the_reader_of_a_dangerous_pickle_runs_nothing(tmp_path: pathlib.Path) -> None:
@@ -539,7 +543,7 @@ def test_a_bomb_of_shared_lists_is_refused() -> None:
 def test_copying_one_list_into_many_sets_is_refused() -> None:
     data = b"\x80\x02](" + b"".join(b"M" + struct.pack("<H", i) for i in range(60_000)) + b"e"
     data += b"q\x000" + b"cbuiltins\nset\nq\x010]" + b"h\x01h\x00\x85Ra" * 2000 + b"."
-    assert "over and over" in refused(data).what
+    assert "copies the same" in refused(data).what
 
 
 def test_a_prefix_tells_where_it_ends_and_when_it_is_cut() -> None:

@@ -139,6 +139,15 @@ def test_a_file_cut_off_or_longer_is_refused(tmp_path: Path) -> None:
     assert code(path) == "CKM717"
 
 
+def test_another_count_of_elements_is_refused(tmp_path: Path) -> None:
+    data = bytearray(save(tmp_path / "a.pt", {"a": torch.ones(9)}).read_bytes())
+    data[-36 - 8] = 8
+    path = tmp_path / "b.pt"
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="8 elements where 9"):
+        read_legacy(path)
+
+
 def test_flipped_bits_never_give_another_error(tmp_path: Path) -> None:
     data = save(tmp_path / "a.pt", {"a": torch.ones(2), "b": torch.ones(3)}).read_bytes()
     path = tmp_path / "b.pt"

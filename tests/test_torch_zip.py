@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ckmigrate.errors import StorageError
-from ckmigrate.formats import torch_zip
+from ckmigrate.formats import torch_zip, zip_archive
 from ckmigrate.formats.tree import Object, Storage, Tensor
 from ckmigrate.formats.zip_image import Member, zip_image
 from ckmigrate.spec import DType, TensorSpec
@@ -349,6 +349,36 @@ def test_entries_over_each_other_are_refused(tmp_path: Path) -> None:
     assert code(path) == "CKM715"
 
 
+def test_an_entry_inside_the_bytes_of_another_is_refused(tmp_path: Path) -> None:
+    parts = {"data.pkl": b"\x80\x02}.", "data/0": b"\0" * 400, "data/1": b"inner"}
+    members = [Member(f"m/{name}", len(raw), raw) for name, raw in parts.items()]
+    data = bytearray(assemble(zip_image(members), {}))
+    path = tmp_path / "a.pt"
+    path.write_bytes(data)
+    outer, inner = (read_archive(path, f"data/{i}") for i in (0, 1))
+    begin = data.rindex(b"PK\x03\x04")
+    data[outer : outer + inner + 5 - begin] = data[begin : inner + 5]
+    struct.pack_into("<I", data, central(data, b"m/data/1") + 42, outer)
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="lie over each other"):
+        read_zip(path)
+
+
+def read_archive(path: Path, name: str) -> int:
+    """Where the bytes of an entry begin."""
+    with path.open("rb") as file:
+        found = zip_archive.read_archive(file.fileno(), path.stat().st_size, where="")
+    return found.entries[name].offset
+
+
+def test_bytes_between_the_directory_and_its_end_are_refused(tmp_path: Path) -> None:
+    data = repacked(tmp_path).read_bytes()
+    path = tmp_path / "b.pt"
+    for changed in (data[:-22] + b"x" + data[-22:], b"x" + data, data + b"x"):
+        path.write_bytes(changed)
+        assert code(path) == "CKM715"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -422,6 +452,16 @@ def test_a_record_of_another_size_is_refused(tmp_path: Path) -> None:
     assert code(hand_made(path, one_tensor(numel=2**62), data__0=b"\0" * 16)) == "CKM710"
     assert code(hand_made(path, one_tensor(shape=b"K\x05\x85"), data__0=b"\0" * 16)) == "CKM710"
     assert code(hand_made(path, one_tensor(shape=b"\x88\x85"), data__0=b"\0" * 16)) == "CKM710"
+
+
+def test_one_record_under_two_types_or_places_is_refused(tmp_path: Path) -> None:
+    path, record = tmp_path / "a.pt", {"data__0": b"\0" * 16}
+    one = one_tensor()[2:-1]
+    for other in (one.replace(b"FloatS", b"IntS"), one.replace(b"cpu", b"gpu")):
+        pickled = b"\x80\x02](" + one + other + b"e."
+        with pytest.raises(StorageError, match="is named with two") as caught:
+            read_zip(hand_made(path, pickled, **record))
+        assert caught.value.code == "CKM710"
 
 
 def test_quantised_storages_are_named(tmp_path: Path) -> None:

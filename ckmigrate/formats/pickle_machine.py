@@ -81,6 +81,13 @@ class Machine:
         self.pos = end
         return raw
 
+    def byte(self) -> int:
+        """The most frequent argument, without a detour through bytes."""
+        if self.pos == len(self.data):
+            raise Ended
+        self.pos += 1
+        return self.data[self.pos - 1]
+
     def number(self, width: int) -> int:
         return int.from_bytes(self.take(width), "little")
 

@@ -120,14 +120,6 @@ def _bytes(width: int) -> Operation:
     return _push(lambda m: m.take(m.number(width)))
 
 
-def _put(width: int) -> Operation:
-    return lambda m: m.remember(m.number(width))
-
-
-def _get(width: int) -> Operation:
-    return lambda m: m.recall(m.number(width))
-
-
 def _index(m: Machine) -> int:
     return int(line_int(m.line()))
 
@@ -177,7 +169,7 @@ _OPERATIONS: Final[Mapping[int, Operation]] = {
     ord("L"): _push(lambda m: int(line_int(m.line()))),
     ord("F"): _push(lambda m: line_float(m.line())),
     ord("J"): _push(_signed),
-    ord("K"): _push(lambda m: m.number(1)),
+    ord("K"): _push(Machine.byte),
     ord("M"): _push(lambda m: m.number(2)),
     0x8A: _push(lambda m: integer(m.take(m.number(1)))),
     0x8B: _push(lambda m: integer(m.take(_length(m)))),
@@ -216,12 +208,12 @@ _OPERATIONS: Final[Mapping[int, Operation]] = {
     0x91: _fold(Machine.frozen),
     # the memo
     ord("p"): lambda m: m.remember(_index(m)),
-    ord("q"): _put(1),
-    ord("r"): _put(4),
+    ord("q"): lambda m: m.remember(m.byte()),
+    ord("r"): lambda m: m.remember(m.number(4)),
     0x94: lambda m: m.remember(len(m.memo)),
     ord("g"): lambda m: m.recall(_index(m)),
-    ord("h"): _get(1),
-    ord("j"): _get(4),
+    ord("h"): lambda m: m.recall(m.byte()),
+    ord("j"): lambda m: m.recall(m.number(4)),
     # names, calls, storages
     ord("c"): _push(lambda m: m.name(m.line(), m.line())),
     0x93: _stack_global,
