@@ -7,6 +7,9 @@ Kitchen  a project in a temporary folder that holds one recipe
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +24,7 @@ from ckmigrate.execute.commit import Destination
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.migrate import Request, carry_out, prepare
 from ckmigrate.project import Project, find_project
+from ckmigrate.report.plan_text import plan_text
 from ckmigrate.revisions.graph import read_history
 from ckmigrate.tag import parse_tag
 
@@ -83,15 +87,27 @@ class Kitchen:
             torch.save(state, path)
         return path
 
-    def upgrade(self, path: Path, *, unwrap: bool = False) -> Path:
+    def upgrade(self, path: Path) -> Path:
         """The upgraded file beside the old one, which has no tag: by the library."""
-        request = Request(from_revision="base", unwrap=unwrap)
+        request = Request(from_revision="base")
         return self._run(path, request, "up", f"new{path.suffix}")
 
     def upgrade_by_command(self, path: Path, *flags: str) -> Path:
-        """The same by `ckmigrate upgrade` in a process of its own."""
-        assert not flags
-        return self.upgrade(path)
+        """The same by `ckmigrate upgrade` in a process of its own, flags added."""
+        result = self.folder / f"new{path.suffix}"
+        words = ["upgrade", path.name, "--from", "base", "-o", result.name, *flags]
+        done = subprocess.run(
+            [sys.executable, "-m", "ckmigrate", *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert str(result.name) in done.stdout
+        return result
 
     def downgrade(self, path: Path) -> Path:
         """The file one revision back."""
@@ -104,6 +120,13 @@ class Kitchen:
         except CkmigrateError as error:
             return str(error)
         return ""
+
+    def plan(self, path: Path) -> str:
+        """What `ckmigrate plan` prints of an upgrade."""
+        request = Request(from_revision="base")
+        project = self.project
+        prepared = prepare(project, read_history(project.migrations), path, request)
+        return plan_text(prepared, width=90, full=False)
 
     def pending(self, path: Path) -> list[str]:
         """The revisions that an upgrade of this file would apply."""

@@ -56,7 +56,7 @@ SMALL = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 def test_the_layer_has_the_given_sizes_and_the_network_is_unchanged(tmp_path: Path) -> None:
     old = trained(SmallResNet(), LARGE)
     kitchen = Kitchen(tmp_path, RECIPE)
-    result = kitchen.upgrade(kitchen.save(old))
+    result = kitchen.upgrade_by_command(kitchen.save(old), "--no-model")
     new = kitchen.load(result)
     assert new(SMALL).shape == (4, 10)
     state = read(result)

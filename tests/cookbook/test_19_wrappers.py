@@ -88,7 +88,8 @@ def test_the_prefix_is_put_back(prefix: str, tmp_path: Path) -> None:
 def test_unwrap_writes_the_bare_names(prefix: str, tmp_path: Path) -> None:
     old = trained(SmallResNet(), IMAGES)
     kitchen = Kitchen(tmp_path, RECIPE)
-    result = kitchen.upgrade(kitchen.save(wrapped(old, prefix)), unwrap=True)
+    path = kitchen.save(wrapped(old, prefix))
+    result = kitchen.upgrade_by_command(path, "--no-model", "--unwrap")
     # A strict load into the bare model.
     assert torch.equal(kitchen.load(result)(IMAGES), old(IMAGES))
 
