@@ -39,6 +39,7 @@ format: $(STAMP) ## Rewrite the code in the project's style
 
 docs: $(STAMP) ## Write the generated pages of docs/
 	$(BIN)/python docs/make_cookbook.py
+	$(BIN)/python docs/make_commands.py
 
 bench: $(STAMP) ## Measure against cp and against a load-and-save script
 	$(BIN)/python benchmarks/structural.py
