@@ -156,7 +156,7 @@ def run_call(node: Call, inputs: list[Items]) -> tuple[Items, ...]:
     try:
         with torch.no_grad():
             answer = node.function(*tensors)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MigrationError(
             "CKM541",
             f"{node.label} raised {type(error).__name__}: {error}",
@@ -176,11 +176,12 @@ def _checked(node: Call, value: object, spec: TensorSpec) -> Items:
 
     if not isinstance(value, torch.Tensor):
         raise _broken_promise(node, str(spec), type(value).__name__)
-    if value.layout is not torch.strided or value.is_quantized:
-        raise _broken_promise(node, str(spec), f"a {value.layout} tensor of {value.dtype}")
-    found = TensorSpec(DType.parse(value.dtype), tuple(value.shape))
-    if found != spec:
-        raise _broken_promise(node, str(spec), str(found))
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        kind = "meta" if value.is_meta else "quantised" if value.is_quantized else value.layout
+        raise _broken_promise(node, str(spec), f"a tensor that is not plain ({kind})")
+    if str(value.dtype) != f"torch.{spec.dtype.torch_name}" or tuple(value.shape) != spec.shape:
+        found = f"{value.dtype} [{','.join(map(str, value.shape))}]".removeprefix("torch.")
+        raise _broken_promise(node, str(spec), found)
     return _from_torch(value.detach().cpu(), spec)
 
 
