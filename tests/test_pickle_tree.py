@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import copyreg
 import datetime as dt
 import decimal
-import enum
 import fractions
-import io
 import pathlib
 import pickle
 import pickletools
 import struct
 import types
 import uuid
-import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,33 +23,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckmigrate.errors import StorageError
-from ckmigrate.formats.pickle_tree import MAX_DEPTH, Truncated, dumps, load_prefix, loads
-from ckmigrate.formats.torch_storages import StorageTable
-from ckmigrate.formats.tree import Global, Object, Storage, Tensor
-from ckmigrate.spec import DType, TensorSpec
-from tests.torch_files import differences
+from ckmigrate.formats.pickle_tree import MAX_DEPTH, Truncated, load_prefix, loads
+from ckmigrate.formats.tree import Global, Object, Storage
+from ckmigrate.spec import DType
+from tests.torch_files import differences, no_storage, torch_pickle
+from tests.torch_files import read_pickle as read
+from tests.torch_files import refused_pickle as refused
+from tests.torch_files import write_pickle as write
 
 PROTOCOLS = [2, 3, 4, 5]
 HERE = f"{__name__}.*"
-
-
-def no_storage(claim: object) -> object:
-    raise AssertionError(f"no storage was expected: {claim}")
-
-
-def read(data: bytes, *carry: str) -> object:
-    return loads(data, persistent=no_storage, carry=carry)
-
-
-def write(tree: object) -> bytes:
-    return dumps(tree, storage_key=lambda storage: storage.key)
-
-
-def refused(data: bytes, *carry: str) -> StorageError:
-    with pytest.raises(StorageError) as caught:
-        loads(data, persistent=StorageTable().load_legacy, carry=carry)
-    assert ", byte " in str(caught.value.where)
-    return caught.value
 
 
 scalars = (
@@ -97,54 +75,6 @@ def test_floats_keep_their_bits_and_trees_their_bytes(value: object) -> None:
     assert write(tree) == write(value)
     payload = struct.unpack(">d", bytes.fromhex("fff8000000000123"))[0]
     assert b"\xff\xf8\x00\x00\x00\x00\x01\x23" in write([payload])
-
-
-class Colour(enum.Enum):
-    RED = 1
-
-
-class Slotted:
-    __slots__ = ("a", "b")
-    a: object
-    b: object
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Slotted) and (self.a, self.b) == (other.a, other.b)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Config:
-    class Inner:
-        pass
-
-    def __init__(self, **values: object) -> None:
-        self.__dict__.update(values)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Config) and self.__dict__ == other.__dict__
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Keyword:
-    def __new__(cls, *, width: int) -> Keyword:
-        made = super().__new__(cls)
-        made.width = width
-        return made
-
-    width: int
-
-    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, int]]:
-        return (), {"width": self.width}
-
-
-class Listed(list[object]):
-    pass
-
-
-class Mapped(dict[object, object]):
-    pass
 
 
 PLAIN: dict[str, object] = {
@@ -277,175 +207,6 @@ def test_sets_are_written_in_one_order() -> None:
     assert len(pickle.loads(write(one))) == 72
 
 
-# --- carried classes --------------------------------------------------------------------------
-
-
-def config(**values: object) -> Config:
-    return Config(**values)
-
-
-def test_a_class_that_is_not_listed_is_refused_with_the_line_to_add() -> None:
-    error = refused(pickle.dumps({"a": config(x=1), "b": Slotted()}, 4))
-    assert error.code == "CKM711"
-    assert f'carry = ["{__name__}.Config", "{__name__}.Slotted"]' in str(error.fix)
-    assert f"--carry {__name__}.Config" in str(error.fix)
-    assert "runs it" in str(error.fix)
-    assert error.details == (f"{__name__}.Config", f"{__name__}.Slotted")
-
-
-def slotted() -> Slotted:
-    made = Slotted()
-    made.a, made.b = 1, [2]
-    return made
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: config(a=[1], b=config()),
-        slotted,
-        lambda: Colour.RED,
-        lambda: Listed([1, 2]),
-        lambda: Mapped(a=1),
-        lambda: {Colour.RED: 1},
-        lambda: Config,
-    ],
-)
-def test_carried_classes_come_back_under_their_own_name(
-    make: Callable[[], object], protocol: int
-) -> None:
-    value = make()
-    tree = read(pickle.dumps(value, protocol), HERE)
-    assert pickle.loads(write(tree)) == value
-    assert differences(read(write(tree), HERE), tree) == []
-
-
-def test_carrying_needs_the_exact_name_or_the_module() -> None:
-    data = pickle.dumps(config(a=1), 4)
-    assert isinstance(read(data, f"{__name__}.Config"), Object)
-    for other in (f"{__name__}.Con", f"{__name__}.Config.*", __name__, "*", f"{__name__[:-1]}.*"):
-        assert refused(data, other).code == "CKM711"
-
-
-def test_a_class_in_a_class_is_written_with_protocol_4() -> None:
-    value = Config.Inner()
-    exact = f"{__name__}.Config.Inner"
-    assert refused(pickle.dumps(value, 4), HERE).code == "CKM711"
-    data = write(read(pickle.dumps(value, 4), exact))
-    assert data[1] == 4
-    assert isinstance(pickle.loads(data), Config.Inner)
-
-
-def test_keyword_arguments_are_written_with_protocol_4() -> None:
-    tree = read(pickle.dumps(Keyword(width=3), 4), HERE)
-    assert isinstance(tree, Object)
-    assert tree.kwargs == {"width": 3}
-    assert pickle.loads(write(tree)).width == 3
-
-
-def test_an_old_style_instance_passes_by_its_reconstructor() -> None:
-    data = pickle.dumps(config(a=1), 1)
-    tree = read(data, HERE)
-    assert isinstance(tree, Object)
-    assert tree.factory == Global("copyreg", "_reconstructor")
-    assert pickle.loads(write(tree)) == config(a=1)
-
-
-def effect(target: object, state: object) -> None:
-    raise AssertionError("never called here")
-
-
-def test_a_call_for_its_effect_is_refused_rather_than_lost() -> None:
-    class Pickler(pickle.Pickler):
-        def reducer_override(self, obj: object) -> Any:
-            if isinstance(obj, Config):
-                return Config, (), {"a": 1}, None, None, effect
-            return NotImplemented
-
-    file = io.BytesIO()
-    Pickler(file, 4).dump(config())
-    assert "thrown away" in refused(file.getvalue(), HERE).what
-
-
-# --- what is dangerous ------------------------------------------------------------------------
-
-DANGEROUS = [
-    "os.system",
-    "posix.system",
-    "nt.system",
-    "sys.exit",
-    "builtins.eval",
-    "builtins.exec",
-    "builtins.getattr",
-    "builtins.open",
-    "builtins.__import__",
-    "builtins.type",
-    "subprocess.Popen",
-    "importlib.import_module",
-    "importlib.util.spec_from_file_location",
-    "runpy.run_path",
-    "operator.attrgetter",
-    "torch.hub.load",
-    "torch.load",
-    "numpy.testing._private.utils.runstring",
-    "pickle.loads",
-    "shutil.rmtree",
-    "types.FunctionType",
-    "copyreg.__newobj__",
-    "commands.getoutput",
-]
-
-
-@pytest.mark.parametrize("name", [*DANGEROUS, "__builtin__.eval"])
-@pytest.mark.parametrize("stacked", [False, True])
-def test_what_runs_code_is_refused_even_when_it_is_carried(name: str, stacked: bool) -> None:
-    module, _, function = name.rpartition(".")
-    data = f"\x80\x02c{module}\n{function}\n".encode("latin1") + b"X\x02\x00\x00\x00id\x85R."
-    if stacked:
-        data = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode()
-        data += b"\x8c" + bytes([len(function)]) + function.encode() + b"\x93)R."
-    error = refused(data, name, f"{module}.*", "builtins.*", "builtins.eval")
-    assert error.code == "CKM712"
-    assert "weights_only=False" in str(error.fix)
-
-
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("mypkg.utils", "os.system"),
-        ("mypkg.utils", "builtins.eval"),
-        ("mypkg.utils", "Config.__init__.__globals__"),
-        ("collections", "abc.sys.modules"),
-        ("mypkg", "__class__"),
-    ],
-)
-def test_a_dotted_name_does_not_lead_out_of_a_carried_module(module: str, name: str) -> None:
-    data = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode()
-    data += b"\x8c" + bytes([len(name)]) + name.encode() + b"\x93."
-    assert refused(data, f"{module}.*", f"{module}.{name}").code == "CKM712"
-
-
-def test_a_name_with_a_line_break_is_refused() -> None:
-    data = b"\x80\x04\x8c\x05mypkg\x8c\x0cC\nos\nsystem\n\x93."
-    assert "not the name of a class" in refused(data, "mypkg.*").what
-
-
-def test_the_reader_of_a_dangerous_pickle_runs_nothing(tmp_path: pathlib.Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return pathlib.Path.touch, (str(tmp_path / "ran"),)
-
-    refused(pickle.dumps(Trap(), 4), "pathlib.*", "builtins.*")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_copyreg_reaches_only_classes_that_are_allowed() -> None:
-    data = b"\x80\x02ccopyreg\n_reconstructor\ncos\n_wrap_close\ncbuiltins\nobject\nN\x87R."
-    assert refused(data).code == "CKM712"
-    assert copyreg._reconstructor  # type: ignore[attr-defined]
-
-
 # --- what is malformed ------------------------------------------------------------------------
 
 TENSOR_CALL = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -563,12 +324,6 @@ def storages(claim: object) -> object:
     return Storage("0", DType.F32, 64) if isinstance(claim, tuple) else None
 
 
-def torch_pickle(value: object, protocol: int) -> bytes:
-    file = io.BytesIO()
-    torch.save(value, file, pickle_protocol=protocol)
-    return zipfile.ZipFile(file).read("archive/data.pkl")
-
-
 SEEDS = [
     *(pickle.dumps(list(PLAIN.values()), protocol) for protocol in PROTOCOLS),
     *(
@@ -621,98 +376,6 @@ def test_random_opcodes_give_a_tree_or_an_error_of_ours(parts: list[bytes]) -> N
     data = b"\x80\x04" + b"".join(parts) + b"."
     with contextlib.suppress(StorageError):
         loads(data, persistent=storages)
-
-
-# --- tensors by hand --------------------------------------------------------------------------
-
-
-def rebuilt(function: str, *args: object, storage: Storage) -> object:
-    """What the reader makes of torch._utils.FUNCTION(storage, *args)."""
-    call = Object(Global("torch._utils", function), (storage, *args))
-    data = dumps(call, storage_key=lambda s: s.key)
-    return loads(data, persistent=lambda claim: storage)
-
-
-HOOKS = Object(Global("collections", "OrderedDict"))
-F32 = Storage("0", DType.F32, 64)
-
-
-@pytest.mark.parametrize(
-    ("offset", "size", "stride"),
-    [
-        (0, (17,), (1,)),
-        (1, (16,), (1,)),
-        (0, (4, 4), (5, 1)),
-        (-1, (1,), (1,)),
-        (0, (-1,), (1,)),
-        (0, (1,), (-1,)),
-        (True, (1,), (1,)),
-        (0, (True,), (1,)),
-        (0, (2,), (1, 1)),
-        (0, (2.0,), (1,)),
-        (0, "ab", (1, 1)),
-        (0, (2**62, 2**62), (0, 0)),
-        (0, (2**63,), (0,)),
-        (2**63, (0,), (1,)),
-        (0, (1,) * 65, (1,) * 65),
-    ],
-)
-def test_a_view_that_its_storage_does_not_hold_is_refused(
-    offset: object, size: object, stride: object
-) -> None:
-    with pytest.raises(StorageError) as caught:
-        rebuilt("_rebuild_tensor_v2", offset, size, stride, False, HOOKS, storage=F32)
-    assert caught.value.code == "CKM710"
-
-
-def test_views_at_the_edge_are_accepted() -> None:
-    for offset, size, stride in [
-        (15, (1,), (9,)),
-        (99, (0,), (1,)),
-        (0, (4, 4), (4, 1)),
-        (3, (), ()),
-    ]:
-        leaf = rebuilt("_rebuild_tensor_v2", offset, size, stride, False, HOOKS, storage=F32)
-        assert isinstance(leaf, Tensor)
-        assert (leaf.spec, leaf.offset) == (TensorSpec(DType.F32, size), offset)
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        (0, (1,), (1,), False, Object(HOOKS.factory, entries={1: 2})),
-        (0, (1,), (1,), False, HOOKS, {"backend": True}),
-        (0, (1,), (1,), False, [HOOKS]),
-    ],
-)
-def test_hooks_and_strange_metadata_are_refused_by_kind(args: tuple[object, ...]) -> None:
-    with pytest.raises(StorageError) as caught:
-        rebuilt("_rebuild_tensor_v2", *args, storage=F32)
-    assert caught.value.code == "CKM713"
-
-
-def test_float4_is_counted_in_elements_and_must_be_contiguous() -> None:
-    packed, f4 = Storage("0", DType.U8, 12), Global("torch", "float4_e2m1fn_x2")
-    leaf = rebuilt("_rebuild_tensor_v3", 4, (2, 4), (4, 1), False, HOOKS, f4, storage=packed)
-    assert isinstance(leaf, Tensor)
-    assert (leaf.spec, leaf.offset, leaf.strides) == (TensorSpec(DType.F4, (2, 8)), 8, (8, 1))
-    with pytest.raises(StorageError, match="contiguous"):
-        rebuilt("_rebuild_tensor_v3", 0, (4, 2), (1, 4), False, HOOKS, f4, storage=packed)
-    other = Global("torch", "complex32")
-    with pytest.raises(StorageError, match="complex32"):
-        rebuilt("_rebuild_tensor_v3", 0, (1,), (1,), False, HOOKS, other, storage=packed)
-
-
-def test_subclasses_of_tensor_are_refused_by_name() -> None:
-    class Sub(torch.Tensor):
-        pass
-
-    Sub.__module__, Sub.__qualname__ = __name__, "SubTensor"
-    globals()["SubTensor"] = Sub
-    data = torch_pickle({"w": torch.ones(1).as_subclass(Sub)}, 2)
-    with pytest.raises(StorageError, match="SubTensor") as caught:
-        loads(data, persistent=storages, carry=[HERE])
-    assert caught.value.code == "CKM713"
 
 
 def test_a_tree_with_something_else_in_it_cannot_be_written() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import pytest
 import torch
 
+from ckmigrate.errors import StorageError
 from ckmigrate.formats import torch_legacy, torch_zip
 from ckmigrate.formats.base import FileImage, Stored
+from ckmigrate.formats.pickle_tree import dumps, loads
+from ckmigrate.formats.torch_storages import StorageTable
 from ckmigrate.formats.tree import Global, Object, Storage, Tensor
 from ckmigrate.spec import DType
 
@@ -28,6 +34,27 @@ def read_with(read: Read, path: Path, carry: Sequence[str] = ()) -> Stored:
 
 def read_zip(path: Path, carry: Sequence[str] = ()) -> Stored:
     return read_with(torch_zip.read, path, carry)
+
+
+def save(path: Path, value: object, **options: Any) -> Path:
+    torch.save(value, path, **options)
+    return path
+
+
+def node(stored: Stored, key: str) -> Tensor:
+    """The Tensor under a key of the top-level dict."""
+    assert isinstance(stored.tree, dict)
+    found = stored.tree[key]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def refused_zip(path: Path) -> str:
+    """The code of the error that reading gives."""
+    with pytest.raises(StorageError) as caught:
+        read_zip(path)
+    assert str(path) in str(caught.value.where)
+    return caught.value.code
 
 
 def read_legacy(path: Path, carry: Sequence[str] = ()) -> Stored:
@@ -152,3 +179,32 @@ class _Comparison:
 def _numbers(tensor: Tensor) -> str:
     bits = (tensor.requires_grad, tensor.parameter, tensor.conj, tensor.neg)
     return repr((tensor.spec, tensor.offset, tensor.strides, bits))
+
+
+# --- pickles ----------------------------------------------------------------------------------
+
+
+def no_storage(claim: object) -> object:
+    raise AssertionError(f"no storage was expected: {claim}")
+
+
+def read_pickle(data: bytes, *carry: str) -> object:
+    return loads(data, persistent=no_storage, carry=carry)
+
+
+def write_pickle(tree: object) -> bytes:
+    return dumps(tree, storage_key=lambda storage: storage.key)
+
+
+def refused_pickle(data: bytes, *carry: str) -> StorageError:
+    with pytest.raises(StorageError) as caught:
+        loads(data, persistent=StorageTable().load_legacy, carry=carry)
+    assert ", byte " in str(caught.value.where)
+    return caught.value
+
+
+def torch_pickle(value: object, protocol: int = 2) -> bytes:
+    """The pickle that torch.save puts into its archive."""
+    file = io.BytesIO()
+    torch.save(value, file, pickle_protocol=protocol)
+    return zipfile.ZipFile(file).read("archive/data.pkl")

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ckmigrate.formats.pickle_emitter import Emitter, unwritable
-from ckmigrate.formats.pickle_globals import STORAGES
-from ckmigrate.formats.pickle_limits import content
+from ckmigrate.formats.pickle_storages import storage_type, typed_storages
 from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.tree import Global, Object, Storage, Tensor
 from ckmigrate.spec import DType
@@ -26,12 +25,6 @@ __all__ = ["dumps"]
 
 _DEEPEST: Final = 1000
 _DEEPEST_SET: Final = 4
-_UNTYPED: Final = Global("torch.storage", "UntypedStorage")
-_STORAGE_TYPES: Final[Mapping[DType, Global]] = {
-    dtype: name
-    for name, dtype in STORAGES.items()
-    if name.module == "torch" and not name.name.endswith("UntypedStorage")
-}
 _SET: Final = Global("builtins", "set")
 _FROZENSET: Final = Global("builtins", "frozenset")
 
@@ -49,38 +42,7 @@ def dumps(tree: object, *, storage_key: Callable[[Storage], str]) -> bytes:
     Raises StorageError CKM718 for a tree that cannot be written: nested too deeply, a class inside
     itself by its own arguments, or a node that is not inert.
     """
-    return _Writer(storage_key, _typed_storages(tree)).run(tree)
-
-
-def _typed_storages(tree: object) -> dict[str, DType]:
-    """The dtype of each storage, by key, that is used with one dtype which has a typed storage."""
-    uses: dict[str, set[DType | None]] = {}
-    for node in _distinct(tree):
-        if isinstance(node, Tensor):
-            uses.setdefault(node.storage.key, set()).add(_typed(node.storage, node.spec.dtype))
-        elif isinstance(node, Storage):
-            bare = None if node.dtype is DType.U8 else _typed(node, node.dtype)
-            uses.setdefault(node.key, set()).add(bare)
-    one = {key: next(iter(dtypes)) for key, dtypes in uses.items() if len(dtypes) == 1}
-    return {key: dtype for key, dtype in one.items() if dtype is not None}
-
-
-def _typed(storage: Storage, dtype: DType) -> DType | None:
-    fits = dtype in _STORAGE_TYPES and storage.nbytes % (dtype.bits // 8) == 0
-    return dtype if fits else None
-
-
-def _distinct(tree: object) -> Iterator[object]:
-    """Every node once, by identity, in no particular order."""
-    seen = {id(tree)}
-    queue = [tree]
-    while queue:
-        node = queue.pop()
-        yield node
-        for part in content(node):
-            if id(part) not in seen:
-                seen.add(id(part))
-                queue.append(part)
+    return _Writer(storage_key, typed_storages(tree)).run(tree)
 
 
 class _Writer(Emitter):
@@ -273,7 +235,7 @@ class _Writer(Emitter):
             raise unwritable(f"storage {node.key!r} has two sizes, {nbytes} and {node.nbytes}")
         self.out += b"("
         self.shared("storage")
-        self.name(_UNTYPED if typed is None else _STORAGE_TYPES[typed])
+        self.name(storage_type(typed))
         self.shared(name)
         self.shared(node.device)
         self.integer(node.nbytes // (1 if typed is None else typed.bits // 8))

@@ -17,10 +17,10 @@ from typing import Final
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import FileIdentity, Record, Stored
 from ckmigrate.formats.pickle_tree import Truncated, load_prefix
+from ckmigrate.formats.read_at import read_at
 from ckmigrate.formats.torch_storages import StorageTable
 from ckmigrate.formats.torch_tag import take_tag
 from ckmigrate.formats.tree import Storage
-from ckmigrate.formats.zip_archive import read_at
 
 __all__ = ["is_torch_legacy", "read"]
 

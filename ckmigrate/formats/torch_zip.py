@@ -20,10 +20,11 @@ from typing import Final, Literal
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import FileIdentity, FileImage, Record, Stored
 from ckmigrate.formats.pickle_tree import dumps, loads
+from ckmigrate.formats.read_at import read_at
 from ckmigrate.formats.torch_storages import StorageTable
 from ckmigrate.formats.torch_tag import TAG_RECORD, take_tag, with_tag
 from ckmigrate.formats.tree import Storage
-from ckmigrate.formats.zip_archive import Archive, Entry, read_archive, read_at
+from ckmigrate.formats.zip_archive import Archive, Entry, read_archive
 from ckmigrate.formats.zip_image import ALIGNMENT, Member, zip_image
 
 __all__ = ["image", "is_torch_zip", "read"]

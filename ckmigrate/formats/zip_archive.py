@@ -9,7 +9,6 @@ say the same.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from itertools import pairwise
 from typing import Final
 
 from ckmigrate.errors import StorageError
+from ckmigrate.formats.read_at import read_at
 from ckmigrate.formats.zip_headers import (
     CENTRAL,
     CENTRAL_ID,
@@ -36,7 +36,7 @@ from ckmigrate.formats.zip_headers import (
     wide,
 )
 
-__all__ = ["Archive", "Entry", "read_archive", "read_at"]
+__all__ = ["Archive", "Entry", "read_archive"]
 
 _WITH_DESCRIPTOR: Final = 0x0008
 _ENCRYPTED: Final = 0x2041
@@ -84,26 +84,6 @@ def read_archive(fd: int, size: int, *, where: str) -> Archive:
     except Crooked as crooked:
         fix = "Download or copy the file again; if it stays so, save it again with torch.save."
         raise StorageError("CKM715", crooked.what, where=where, why=crooked.why, fix=fix) from None
-
-
-def read_at(fd: int, offset: int, nbytes: int, *, where: str) -> bytes:
-    """Exactly `nbytes` from `offset`; StorageError CKM707 where the file ends before, or fails."""
-    parts: list[bytes] = []
-    while nbytes:
-        try:
-            part = os.pread(fd, nbytes, offset)
-        except OSError as error:
-            what = f"cannot read: {error.strerror}"
-            fix = "Check the disk or the network share that the file is on."
-            raise StorageError("CKM707", what, where=where, fix=fix) from error
-        if not part:
-            what = f"the file ends at byte {offset}, {nbytes} bytes too early"
-            fix = "Something changed the file while it was read; run the command again."
-            raise StorageError("CKM707", what, where=where, fix=fix)
-        parts.append(part)
-        offset += len(part)
-        nbytes -= len(part)
-    return b"".join(parts)
 
 
 def _archive(fd: int, size: int, where: str) -> Archive:
