@@ -174,6 +174,19 @@ def trained(model: nn.Module, *inputs: Tensor) -> nn.Module:
     return model.eval()
 
 
+def alike(one: nn.Module, other: nn.Module, *inputs: Tensor) -> bool:
+    """Whether two models answer the same but for the order of additions.
+
+    They are asked in double precision, where that order shows in the last digits only, so that the
+    tolerance need not depend on the machine.
+    """
+    doubles = [tensor.double() for tensor in inputs]
+    first, second = (model.double()(*doubles) for model in (one, other))
+    for model in (one, other):
+        model.float()
+    return torch.allclose(first, second, rtol=1e-12, atol=1e-12)
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, as its users read them."""
     if path.suffix == ".safetensors":

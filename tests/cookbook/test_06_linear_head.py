@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tests.cookbook.recipe import Kitchen, Recipe, read, same_bytes, trained
+from tests.cookbook.recipe import Kitchen, Recipe, alike, read, same_bytes, trained
 
 SCRIPT = '''\
 """Classify the averaged features with a linear layer."""
@@ -66,7 +66,7 @@ def test_the_linear_head_computes_the_same_function(tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path, RECIPE)
     result = kitchen.upgrade_by_command(kitchen.save(old))
     # The mean of 64 products is not, to the last bit, the product of the mean.
-    assert torch.allclose(kitchen.load(result)(IMAGES), old(IMAGES), rtol=1e-6, atol=1e-5)
+    assert alike(kitchen.load(result), old, IMAGES)
     weight = read(result)["final_conv.1.weight"]
     assert weight.shape == (10, 256)
     assert torch.equal(weight.flatten(), old.state_dict()["final_conv.weight"].flatten())

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.cookbook.recipe import Kitchen, Recipe, read, same_bytes, trained
+from tests.cookbook.recipe import Kitchen, Recipe, alike, read, same_bytes, trained
 
 SAME_SCRIPT = '''\
 """Widen the hidden layer to 30; nothing reads the new units yet."""
@@ -98,7 +98,7 @@ def test_columns_of_zeros_keep_the_function(tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path, SAME)
     new = kitchen.load(kitchen.upgrade(kitchen.save(old)))
     # Ten more products, all zero, may change the order of additions.
-    assert torch.allclose(new(INPUT), old(INPUT), rtol=0, atol=1e-6)
+    assert alike(new, old, INPUT)
 
 
 def test_fresh_columns_change_the_function(tmp_path: Path) -> None:

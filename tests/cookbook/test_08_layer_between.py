@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tests.cookbook.recipe import Kitchen, Recipe, read, same_bytes, trained
+from tests.cookbook.recipe import Kitchen, Recipe, alike, read, same_bytes, trained
 
 SAME_SCRIPT = '''\
 """Insert a layer of sixteen units; the last one picks the two old outputs for now."""
@@ -85,7 +85,7 @@ def test_picking_the_old_outputs_keeps_the_function(tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path, SAME)
     result = kitchen.upgrade_by_command(kitchen.save(old))
     # The product with sixteen rows may add in another order than the one with two.
-    assert torch.allclose(kitchen.load(result)(INPUT), old(INPUT), rtol=0, atol=1e-6)
+    assert alike(kitchen.load(result), old, INPUT)
     state = read(result)
     assert torch.equal(state["fc2.weight"][:2], old.state_dict()["fc2.weight"])
     assert not state["fc2.weight"][2:].any()

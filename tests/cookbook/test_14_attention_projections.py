@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.cookbook.recipe import Kitchen, Recipe, read, same_bytes, trained
+from tests.cookbook.recipe import Kitchen, Recipe, alike, read, same_bytes, trained
 
 SPLIT_SCRIPT = '''\
 """Give query, key and value a projection each."""
@@ -117,7 +117,7 @@ def test_both_forms_compute_the_same_function(recipe: Recipe, tmp_path: Path) ->
     kitchen = Kitchen(tmp_path, recipe)
     new = kitchen.load(kitchen.upgrade_by_command(kitchen.save(old), "--no-model"))
     # Products of other sizes may add in another order, which twelve blocks carry along.
-    assert torch.allclose(new(INPUT), old(INPUT), rtol=1e-5, atol=1e-5)
+    assert alike(new, old, INPUT)
 
 
 @BOTH

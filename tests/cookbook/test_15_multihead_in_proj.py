@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.cookbook.recipe import Kitchen, Recipe, read, same_bytes, trained
+from tests.cookbook.recipe import Kitchen, Recipe, alike, read, same_bytes, trained
 
 SEPARATE_SCRIPT = '''\
 """Replace torch's attention by our own."""
@@ -98,7 +98,7 @@ def test_both_attentions_compute_the_same_function(recipe: Recipe, tmp_path: Pat
     kitchen = Kitchen(tmp_path, recipe)
     new = kitchen.load(kitchen.upgrade_by_command(kitchen.save(old)))
     # One product with 48 rows and three with 16 may add in another order.
-    assert torch.allclose(new(INPUT), old(INPUT), rtol=0, atol=1e-5)
+    assert alike(new, old, INPUT)
 
 
 @BOTH

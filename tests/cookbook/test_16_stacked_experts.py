@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.cookbook.recipe import Kitchen, Recipe, read, same_bytes, trained
+from tests.cookbook.recipe import Kitchen, Recipe, alike, read, same_bytes, trained
 
 STACK_SCRIPT = '''\
 """Keep all experts in one tensor per layer."""
@@ -104,7 +104,7 @@ def test_both_forms_compute_the_same_function(recipe: Recipe, tmp_path: Path) ->
     kitchen = Kitchen(tmp_path, recipe)
     new = kitchen.load(kitchen.upgrade_by_command(kitchen.save(old), "--no-model"))
     # A batched product may add in another order than twelve single ones.
-    assert torch.allclose(new(INPUT), old(INPUT), rtol=1e-6, atol=1e-5)
+    assert alike(new, old, INPUT)
 
 
 def test_every_expert_stands_at_its_number(tmp_path: Path) -> None:

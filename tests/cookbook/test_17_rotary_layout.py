@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.cookbook.recipe import Kitchen, Recipe, read, same_bytes, trained
+from tests.cookbook.recipe import Kitchen, Recipe, alike, read, same_bytes, trained
 
 HALVES_SCRIPT = '''\
 """Rotate the halves of a head instead of neighbours."""
@@ -130,7 +130,7 @@ def test_the_outputs_are_the_same(recipe: Recipe, tmp_path: Path) -> None:
     kitchen = Kitchen(tmp_path, recipe)
     new = kitchen.load(kitchen.upgrade_by_command(kitchen.save(old), "--no-model"))
     # The scores add the same products in another order.
-    assert torch.allclose(new(INPUT), old(INPUT), rtol=1e-5, atol=1e-5)
+    assert alike(new, old, INPUT)
 
 
 @BOTH

@@ -130,8 +130,8 @@ def test_the_folded_weight_computes_the_same_function(tmp_path: Path) -> None:
     old = trained(deprecated(), IMAGES)
     kitchen = Kitchen(tmp_path, FOLDED)
     result = kitchen.upgrade_by_command(kitchen.save(old))
-    # torch's fused kernel may add the squares in another order than norm() does.
-    assert torch.allclose(kitchen.load(result)(IMAGES), old(IMAGES), rtol=1e-6, atol=1e-5)
+    # The weight is rounded once to single precision; the fused kernel adds in another order.
+    assert torch.allclose(kitchen.load(result)(IMAGES), old(IMAGES), rtol=0, atol=1e-6)
     assert torch.equal(read(result)["conv.bias"], old.state_dict()["conv.bias"])
 
 
