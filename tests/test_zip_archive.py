@@ -78,6 +78,15 @@ def central(data: bytearray, name: bytes) -> int:
     return data.rindex(name, 0, len(data)) - 46
 
 
+def test_a_second_name_in_an_extra_field_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pt", {"w": torch.arange(100.0)})
+    entry = zipfile.ZipInfo("a/notes")
+    entry.extra = struct.pack("<HHBI", 0x7075, 9, 1, 0) + b"data"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(entry, b"x")
+    assert code(path) == "CKM715"
+
+
 def test_entries_over_each_other_are_refused(tmp_path: Path) -> None:
     data = plain(tmp_path)
     first, second = (central(data, b"a/" + name) for name in (b"byteorder", b"data/0"))

@@ -42,6 +42,7 @@ END64_ID: Final = b"PK\x06\x06"
 FULL16: Final = 0xFFFF
 FULL32: Final = 0xFFFFFFFF
 ZIP64: Final = 1
+_OTHER_NAME: Final = 0x7075
 
 
 class Crooked(Exception):  # noqa: N818
@@ -72,6 +73,8 @@ def _extra_fields(extra: bytes, name: bytes) -> Iterator[tuple[int, bytes]]:
         position += 4 + length
         if position > len(extra):
             raise Crooked(f"entry {shown(name)} has a broken extra field")
+        if kind == _OTHER_NAME:
+            raise Crooked(f"entry {shown(name)} has a second name, which some readers prefer")
         yield kind, extra[position - length : position]
 
 
