@@ -5,6 +5,7 @@ What `prepare` returns is what `plan` prints and what `ckmigrate.migrate.carry_o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -277,13 +278,24 @@ def _peak(entry: Entry) -> int:
 
 
 def _require_memory(plan: Plan, request: Request) -> None:
-    if request.max_memory is not None and plan.peak_memory > request.max_memory:
+    """Refuse a step that cannot fit: past --max-memory, or past what the machine has."""
+    limit, whose = request.max_memory, "--max-memory allows"
+    if limit is None:
+        limit, whose = _physical_memory(), "this machine has"
+    if limit is not None and plan.peak_memory > limit:
         raise MigrationError(
             "CKM561",
             f"the largest step needs about {plan.peak_memory} bytes of memory",
-            why=f"--max-memory allows {request.max_memory}.",
-            fix="Allow more, or run on a machine that has more.",
+            why=f"{whose} {limit}.",
+            fix="Allow more, run on a machine that has more, or split the tensor first.",
         )
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
 
 
 def _require_fresh_state(opened: Opened, plan: Plan, request: Request) -> None:
