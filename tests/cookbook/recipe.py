@@ -87,9 +87,9 @@ class Kitchen:
             torch.save(state, path)
         return path
 
-    def upgrade(self, path: Path) -> Path:
+    def upgrade(self, path: Path, *, full_verify: bool = False) -> Path:
         """The upgraded file beside the old one, which has no tag: by the library."""
-        request = Request(from_revision="base")
+        request = Request(from_revision="base", full_verify=full_verify)
         return self._run(path, request, "up", f"new{path.suffix}")
 
     def upgrade_by_command(self, path: Path, *flags: str) -> Path:
@@ -113,10 +113,10 @@ class Kitchen:
         """The file one revision back."""
         return self._run(path, Request(to="-1"), "down", f"back{path.suffix}")
 
-    def refusal(self, path: Path, *, down: bool = False) -> str:
+    def refusal(self, path: Path, *, down: bool = False, full_verify: bool = False) -> str:
         """The message of an upgrade, or of a downgrade, that is refused; "" where it is not."""
         try:
-            self.downgrade(path) if down else self.upgrade(path)
+            self.downgrade(path) if down else self.upgrade(path, full_verify=full_verify)
         except CkmigrateError as error:
             return str(error)
         return ""

@@ -5,9 +5,13 @@ pairs the halves of a head, 0 with 4 and 1 with 5 for eight numbers. You moved f
 second.
 
 The rows of the query and key projections must move with it, inside each head. Names and shapes stay
-the same, so nothing but the outputs would show that it was forgotten: test such a recipe by
-comparing outputs, or give the script a `verify(old, new)`. `rearrange` reads the notation of
-einops; only the sizes that cannot be inferred are given. The value projection is not rotated.
+the same, so nothing but the outputs would show that it was forgotten. `rearrange` reads the
+notation of einops; only the sizes that cannot be inferred are given. The value projection is not
+rotated.
+
+Where names and shapes cannot tell, a script may say what must hold of the values:
+`ckmigrate upgrade --verify full` calls its `verify(old, new)` with the tensors of both files, and a
+result that fails is never written.
 """
 
 from pathlib import Path
@@ -51,6 +55,18 @@ def upgrade(ck: Checkpoint) -> None:
         ck.rearrange(f"attn.{part}.weight", "(h two pair) c -> (h pair two) c", h=heads, two=2)
         ck.rearrange(f"attn.{part}.bias", "(h two pair) -> (h pair two)", h=heads, two=2)
 '''
+
+CHECKED_SCRIPT = (
+    HALVES_SCRIPT
+    + """
+
+def verify(old, new) -> None:
+    # Numbers 0 and 1 of the first head were a pair; now the pair is 0 and 4.
+    for name in ("attn.q.weight", "attn.k.weight"):
+        for before, after in {0: 0, 1: 4, 2: 1, 3: 5}.items():
+            assert new[name][after].equal(old[name][before]), name
+"""
+).replace("a5ef71dc23", "0c54d73289")
 
 HEADS, SIZE = 4, 8
 
@@ -120,6 +136,13 @@ NEIGHBOURS = Recipe(
     new=neighbours,
     params=PARAMS,
 )
+CHECKED = Recipe(
+    title="With a check on values",
+    script=CHECKED_SCRIPT,
+    old=neighbours,
+    new=halves,
+    params=PARAMS,
+)
 BOTH = pytest.mark.parametrize("recipe", [HALVES, NEIGHBOURS], ids=["halves", "neighbours"])
 INPUT = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
 
@@ -163,3 +186,20 @@ def test_the_way_back_gives_the_same_bytes(recipe: Recipe, tmp_path: Path) -> No
     kitchen = Kitchen(tmp_path, recipe)
     path = kitchen.save(trained(recipe.old(), INPUT))
     assert same_bytes(read(kitchen.downgrade(kitchen.upgrade(path))), read(path))
+
+
+def test_a_check_on_values_accepts_the_right_layout(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path, CHECKED)
+    before = trained(neighbours(), INPUT)
+    path = kitchen.save(before)
+    result = kitchen.upgrade_by_command(path, "--no-model", "--verify", "full")
+    assert alike(kitchen.load(result), before, INPUT)
+
+
+def test_a_check_on_values_refuses_a_layout_that_only_has_the_right_shape(tmp_path: Path) -> None:
+    wrong = CHECKED_SCRIPT.replace("-> (h two pair) c", "-> (two h pair) c")
+    kitchen = Kitchen(tmp_path, CHECKED, wrong)
+    error = kitchen.refusal(kitchen.save(trained(neighbours(), INPUT)), full_verify=True)
+    assert "CKM604" in error
+    assert "attn.q.weight" in error
+    assert not (tmp_path / "new.pt").exists()

@@ -84,11 +84,15 @@ def test_the_prefix_is_put_back(prefix: str, tmp_path: Path) -> None:
     assert torch.equal(bare.eval()(IMAGES), old(IMAGES))
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_unwrap_writes_the_bare_names(prefix: str, tmp_path: Path) -> None:
+UNWRAPPED = [(prefix, "old.pt") for prefix in PREFIXES]
+UNWRAPPED += [(prefix, "old.safetensors") for prefix in PREFIXES[-2:]]
+
+
+@pytest.mark.parametrize(("prefix", "name"), UNWRAPPED)
+def test_unwrap_writes_the_bare_names(prefix: str, name: str, tmp_path: Path) -> None:
     old = trained(SmallResNet(), IMAGES)
     kitchen = Kitchen(tmp_path, RECIPE)
-    path = kitchen.save(wrapped(old, prefix))
+    path = kitchen.save(wrapped(old, prefix), name)
     result = kitchen.upgrade_by_command(path, "--no-model", "--unwrap")
     # A strict load into the bare model.
     assert torch.equal(kitchen.load(result)(IMAGES), old(IMAGES))
