@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -79,6 +81,11 @@ class Verb(click.Command):
         super().__init__(*args, **kwargs)
         self.short_help = VERBS[str(self.name)]
         self.params += _global_options()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """What scripts and models print is no part of the answer."""
+        with contextlib.redirect_stdout(sys.stderr):
+            return super().invoke(ctx)
 
 
 class _Verbs(click.Group):

@@ -55,8 +55,9 @@ class Answer:
 class Session:
     """One run of the command; the global options, which may stand before or after the verb.
 
-    failure  the error of a stdout that could not be written
     verb     its name, once it is known
+    failure  the error of a stdout that could not be written
+    stdout   where the answer goes; `sys.stdout` is stderr while scripts and models run
     """
 
     config: Path | None = None
@@ -68,6 +69,7 @@ class Session:
     debug: bool = False
     verb: str | None = None
     failure: OSError | None = None
+    stdout: TextIO | None = field(default_factory=lambda: sys.stdout)
 
     def project(self) -> Project:
         """The project of this folder, or of --config."""
@@ -108,7 +110,7 @@ class Session:
     def write(self, text: str) -> None:
         """Text on stdout; an error is kept in `failure`."""
         if self.failure is None:
-            self.failure = self._put(sys.stdout, text)
+            self.failure = self._put(self.stdout, text)
 
     def _put(self, stream: TextIO | None, text: str) -> OSError | None:
         if stream is None:

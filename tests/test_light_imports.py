@@ -1,0 +1,74 @@
+"""What a command imports, seen in a fresh process: torch only where numbers are computed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.cli_project import Toy
+
+_HEAVY = ("torch", "numpy", "rich", "packaging", "safetensors", "click.testing")
+_PROBE = (
+    "import sys; from ckmigrate.cli import main; code = main(sys.argv[1:]); "
+    f"print(code, *(n for n in {_HEAVY!r} if n in sys.modules), file=sys.stderr)"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (["--help"], set()),
+        (["--version"], set()),
+        (["upgrade", "--help"], set()),
+        (["history"], {"packaging"}),
+        (["heads", "--json"], {"packaging"}),
+        (["show", "head"], {"packaging"}),
+        (["current", "old.safetensors"], {"packaging"}),
+        (["identify", "old.safetensors"], {"packaging"}),
+        (["inspect", "old.safetensors"], set()),
+        (["diff", "old.safetensors", "base"], {"packaging"}),
+        (["plan", "old.safetensors"], {"packaging"}),
+        (["check", "--no-model"], {"packaging"}),
+        (["upgrade", "old.safetensors", "-o", "new.safetensors", "--no-model"], {"packaging"}),
+        (["upgrade", "old.safetensors", "-o", "new.pt", "--no-model"], {"packaging"}),
+        (["stamp", "old.safetensors", "base", "-o", "b.safetensors", "--no-model"], {"packaging"}),
+        (["verify", "old.safetensors", "--no-model"], {"packaging"}),
+        (["revision", "-m", "More"], {"packaging"}),
+    ],
+)
+def test_a_command_imports_nothing_heavy(toy: Toy, arguments: list[str], allowed: set[str]) -> None:
+    toy.checkpoint()
+    code, *found = _probe(toy, arguments)
+    assert code == "0"
+    assert set(found) <= allowed
+
+
+def test_the_strict_load_does_import_torch(toy: Toy) -> None:
+    toy.checkpoint()
+    code, *found = _probe(toy, ["plan", "old.safetensors", "--with-model"])
+    assert code == "0"
+    assert "torch" in found
+
+
+def test_starting_takes_a_fraction_of_a_second(toy: Toy) -> None:
+    def seconds() -> float:
+        begin = time.perf_counter()
+        assert toy.run("history").code == 0
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(5)) < 1
+
+
+def _probe(toy: Toy, arguments: list[str]) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, *arguments],
+        cwd=toy.root,
+        env=toy.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr.splitlines()[-1].split()
