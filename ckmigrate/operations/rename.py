@@ -30,9 +30,12 @@ class Same:
         return ""
 
 
+_SAME = Same()
+
+
 def rename(
     specs: Schemas, old: str | re.Pattern[str], new: str, *, optional: bool
 ) -> tuple[Step, ...]:
     """One simultaneous bijection from every name that `old` matches."""
     pairs = pair(old, new, specs, optional=optional)
-    return tuple(Step((p.old,), (p.new,), Same()) for p in pairs if p.old != p.new)
+    return tuple([Step((old,), (new,), _SAME) for old, new in pairs if old != new])
