@@ -80,6 +80,13 @@ class Naive:
         self.ties = [[n for n in group if n not in gone] for group in self.ties]
         self.ties = [group for group in self.ties if len(group) > 1]
 
+    def _follow(self, gone: Sequence[str], new: Sequence[str]) -> None:
+        """A tie follows where one entry became one entry, and ends otherwise."""
+        if len(gone) == len(new) == 1:
+            self.ties = [[new[0] if n == gone[0] else n for n in group] for group in self.ties]
+        else:
+            self._leave(gone)
+
     def rename(self, old: str, new: str) -> None:
         """Literal names, `{a,b}` to `{b,a}`, or `{rest:**}` to `prefix.{rest}`."""
         if old.startswith("{rest"):
@@ -136,8 +143,7 @@ class Naive:
         found.sort(key=lambda n: int(n.removeprefix(start)))
         items = np.stack([self.entries[name].items for name in found], axis=dim)
         entry = Entry(self.entries[found[0]].dtype, items)
-        # A group stands where its first member, number 0, stood.
-        self._leave(found)
+        self._follow(found, [target])
         self._replace(found, [(target, entry)])
 
     def unstack(self, name: str, targets: str, *, dim: int) -> None:
@@ -147,7 +153,7 @@ class Naive:
             for i in range(entry.items.shape[dim])
         ]
         made = [(n, Entry(e.dtype, _as_array(e.items))) for n, e in made]
-        self._leave([name])
+        self._follow([name], [n for n, _ in made])
         self._replace([name], made)
 
     # one to one
@@ -211,9 +217,7 @@ class Naive:
                 new[places] = old[tuple(origin)]
         self._change(name, new)
 
-    def gather(
-        self, name: str, index: Sequence[int | None], *, dim: int, fill: int | None
-    ) -> None:
+    def gather(self, name: str, index: Sequence[int | None], *, dim: int, fill: int | None) -> None:
         items = np.moveaxis(self.entries[name].items, dim, 0)
         new = np.full((len(index), *items.shape[1:]), 0, dtype=object)
         for place, row in enumerate(index):

@@ -70,3 +70,11 @@ def test_a_chain_gives_the_bytes_of_its_steps(
 @settings(max_examples=200, deadline=None)
 def test_narrow_elements_come_out_right_or_are_refused(case: Case) -> None:
     compare(case, plain=True)
+
+
+@pytest.mark.slow
+@given(cases(WHOLE, longest=25), st.sampled_from([1, 4, 2048]), st.sampled_from([1, 64, 1 << 20]))
+@settings(max_examples=2500, deadline=None)
+def test_long_chains_give_the_bytes_of_their_steps(case: Case, mean_run: int, chunk: int) -> None:
+    with limits(mean_run=mean_run, few=2, chunk=chunk):
+        assert compare(case, plain=True) == 0
