@@ -109,7 +109,7 @@ def identify(
         return _from_tag(history, project, parse_tag(tag_text))
     release = _release(meta, release_keys)
     if release is not None:
-        return _from_release(history, *release)
+        return _from_release(history, *release, candidates(schema, replays))
     return _from_signature(history, schema, replays)
 
 
@@ -154,7 +154,9 @@ def _release(meta: Meta, keys: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _from_release(history: History, key: str, text: str) -> Identity:
+def _from_release(history: History, key: str, text: str, alike: Sequence[str | None]) -> Identity:
+    """`alike` are the revisions that the tensors fit; they decide where the release leaves it
+    open."""
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -166,13 +168,20 @@ def _from_release(history: History, key: str, text: str) -> Identity:
             why="Releases are compared by the rules of PEP 440.",
             fix="Say the revision with --from REV.",
         ) from None
-    reached = [s for s in history.order if s.release and Version(s.release) <= version]
-    if not reached:
-        return Identity(None, f"release {text} ({key})")
-    last = [s for s in reached if not any(s.id in history.ancestors(o.id) for o in reached)]
-    if len(last) > 1:
-        raise _ambiguous([s.id for s in last], history, f"release {text} was made on branches")
-    return Identity(last[0].id, f"release {text} ({key})")
+    released = [(s.id, Version(s.release)) for s in history.order if s.release]
+    reached = [revision for revision, release in released if release <= version]
+    last = [r for r in reached if not any(r in history.ancestors(other) for other in reached)]
+    # A development version of 1.3 may or may not have what 1.3 will have.
+    coming = [r for r, release in released if version < release <= Version(version.base_version)]
+    possible: list[str | None] = [*last, *coming] if last else [None, *coming]
+    evidence = f"release {text} ({key})"
+    if len(possible) == 1:
+        return Identity(possible[0], evidence)
+    fitting = [revision for revision in possible if revision in alike]
+    if len(fitting) == 1:
+        return Identity(fitting[0], f"{evidence}, and names and shapes of its tensors")
+    why = "was made before a release was complete" if coming else "was made on branches"
+    raise _ambiguous(fitting or possible, history, f"release {text} {why}")
 
 
 def _from_signature(history: History, schema: Schema, replays: Mapping[str, Replay]) -> Identity:
