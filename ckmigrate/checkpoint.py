@@ -495,48 +495,30 @@ class Checkpoint:
 
     def apply(self, steps: Sequence[Step]) -> None:
         """Apply steps all at once; MigrationError CKM522 where two give one name."""
-        self._require_disjoint(steps)
+        gone = self._require_disjoint(steps)
         made: dict[str, Expr] = {}
-        place: dict[str, list[str]] = {}
+        place: dict[str, Sequence[str]] = {}
         for step in steps:
-            inputs = tuple(self._entries[name] for name in step.sources)
-            outputs = step.kernel.apply(inputs)
+            sources, targets = step.sources, step.targets
+            inputs = tuple([self._entries[name] for name in sources])
+            made.update(zip(targets, step.kernel.apply(inputs), strict=True))
             self.checks.extend(step.kernel.checks(inputs))
-            made.update(zip(step.targets, outputs, strict=True))
-            for target in step.targets if step.sources else ():
-                anchor = target if target in step.sources else step.sources[0]
-                place.setdefault(anchor, []).append(target)
-        gone = {name for step in steps for name in step.sources}
+            if len(sources) == 1:
+                place[sources[0]] = targets
+            else:
+                place.update(_placed(sources, targets))
         self._entries = _rebuilt(self._entries, gone, place, made)
         self._ties = _moved_ties(self._ties, steps)
 
-    def _require_disjoint(self, steps: Sequence[Step]) -> None:
-        taken: set[str] = set()
-        for step in steps:
-            for name in step.sources:
-                if name in taken:
-                    raise refuse(
-                        "CKM522",
-                        f"'{name}' is used twice in one call",
-                        why="Two groups of the same operation take it.",
-                        fix="Make the pattern narrower, or copy the entry first.",
-                    )
-                taken.add(name)
-        origin: dict[str, str] = {}
-        for step in steps:
-            label = f"'{step.sources[0]}'" if step.sources else "a new entry"
-            for name in step.targets:
-                other = origin.get(name)
-                if other is None and name in self._entries and name not in taken:
-                    other = f"the existing '{name}'"
-                if other is not None:
-                    raise refuse(
-                        "CKM522",
-                        f"two entries would be called '{name}': {other} and {label}",
-                        why="A name holds one tensor; ckmigrate never lets the last one win.",
-                        fix="Rename or drop one of them first.",
-                    )
-                origin[name] = label
+    def _require_disjoint(self, steps: Sequence[Step]) -> set[str]:
+        """The names that the steps take."""
+        sources = [name for step in steps for name in step.sources]
+        targets = [name for step in steps for name in step.targets]
+        gone, made = set(sources), set(targets)
+        twice = len(gone) < len(sources) or len(made) < len(targets)
+        if twice or not self._entries.keys().isdisjoint(made - gone):
+            raise _overlap(steps, self._entries)
+        return gone
 
     def add_record(self, record: Record) -> None:
         self.records.append(replace(record, line=self._line()))
@@ -573,22 +555,56 @@ class Checkpoint:
             raise error
 
 
+def _overlap(steps: Sequence[Step], entries: Mapping[str, Expr]) -> MigrationError:
+    """Names the first clash of steps that are known to have one."""
+    taken: set[str] = set()
+    for name in (name for step in steps for name in step.sources):
+        if name in taken:
+            return refuse(
+                "CKM522",
+                f"'{name}' is used twice in one call",
+                why="Two groups of the same operation take it.",
+                fix="Make the pattern narrower, or copy the entry first.",
+            )
+        taken.add(name)
+    holders = {name: f"the existing '{name}'" for name in entries if name not in taken}
+    for step in steps:
+        label = f"'{step.sources[0]}'" if step.sources else "a new entry"
+        for name in step.targets:
+            if name in holders:
+                return refuse(
+                    "CKM522",
+                    f"two entries would be called '{name}': {holders[name]} and {label}",
+                    why="A name holds one tensor; ckmigrate never lets the last one win.",
+                    fix="Rename or drop one of them first.",
+                )
+            holders[name] = label
+    raise AssertionError("the steps do not clash")
+
+
+def _placed(sources: tuple[str, ...], targets: tuple[str, ...]) -> dict[str, list[str]]:
+    """By source, the targets that stand where it stood: its own name there, others at the first."""
+    place: dict[str, list[str]] = {}
+    for target in targets if sources else ():
+        place.setdefault(target if target in sources else sources[0], []).append(target)
+    return place
+
+
 def _rebuilt(
     entries: dict[str, Expr],
     gone: set[str],
-    place: Mapping[str, list[str]],
+    place: Mapping[str, Sequence[str]],
     made: Mapping[str, Expr],
 ) -> dict[str, Expr]:
     """The entries in order: a kept name stays, a new one stands where its first source stood."""
     result: dict[str, Expr] = {}
     for name, expr in entries.items():
-        for target in place.get(name, ()):
-            result[target] = made[target]
         if name not in gone:
             result[name] = expr
-    for name, expr in made.items():
-        if name not in result:
-            result[name] = expr
+        else:
+            for target in place.get(name, ()):
+                result[target] = made[target]
+    result.update(made)  # those without a source come last
     return result
 
 

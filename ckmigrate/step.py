@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ckmigrate.errors import MigrationError
 from ckmigrate.expr import Expr
@@ -52,9 +52,11 @@ class Kernel(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """`sources` disappear, `targets` appear; a name in both stays."""
+class Step(NamedTuple):
+    """`sources` disappear, `targets` appear; a name in both stays.
+
+    A named tuple because a chain of scripts makes hundreds of thousands of them.
+    """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
