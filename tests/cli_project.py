@@ -62,7 +62,7 @@ def build():
 BODIES = (
     '    ck.rename("body.**", "encoder.**")\n',
     '    ck.split("encoder.layers.{i}.qkv.weight", "encoder.layers.{i}.{q,k,v}.weight", dim=0)\n',
-    '    ck.init("scale", shape=(3,), value=init.ones())\n    ck.drop("old.counter", reason="unused")\n',
+    '    ck.init("scale", shape=(3,), value=init.ones())\n    ck.drop("old.**", reason="idle")\n',
 )
 
 

@@ -205,3 +205,9 @@ def test_colours_only_on_request(toy: Toy) -> None:
     assert "\x1b[31;1merror" in toy.run("show", "nope", "--color", "always").err
     assert "\x1b" not in toy.run("show", "nope").err
     assert "\x1b" not in toy.run("show", "nope", "--color", "never").err
+
+
+def test_a_batch_ends_with_the_code_of_its_first_failure(toy: Toy) -> None:
+    (toy.root / "odd.safetensors").write_bytes(safetensors({"alien": (2,)}))
+    assert toy.run("current", "odd.safetensors", "nothing.pt").code == 4
+    assert toy.run("current", "nothing.pt", "odd.safetensors").code == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from tests.cli_project import BASE, IDS, Toy, safetensors
@@ -315,3 +316,39 @@ def test_the_same_input_gives_the_same_bytes(toy: Toy) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         toy.run("upgrade", path, "-o", name, "--no-model")
     assert toy.files()["a.safetensors"] == toy.files()["b.safetensors"]
+
+
+def test_verify_full_runs_the_promise_of_a_script(toy: Toy) -> None:
+    script = toy.root / "migrations" / "0003_scale_the_head.py"
+    text = script.read_text()
+    path = toy.checkpoint()
+    script.write_text(text + "\n\ndef verify(old, new):\n    return 'old.counter' in old\n")
+    good = toy.run("upgrade", path, "-o", "a.safetensors", "--no-model", "--verify=full")
+    assert good.code == 0, good.err
+    script.write_text(text + "\n\ndef verify(old, new):\n    return 'scale' in old\n")
+    before = toy.files()
+    bad = toy.run("upgrade", path, "-o", "b.safetensors", "--no-model", "--verify=full")
+    assert (bad.code, "error[CKM604]" in bad.err) == (6, True)
+    assert toy.files() == before
+
+
+def test_training_state_is_left_behind_only_on_request(toy: Toy) -> None:
+    weights = {name: torch.zeros(shape) for name, shape in BASE.items()}
+    moments = {0: {"exp_avg": torch.zeros(3)}}
+    groups = [{"lr": 0.1, "params": [0]}]
+    path = toy.root / "run.pt"
+    torch.save(
+        {"model": weights, "optimizer": {"state": moments, "param_groups": groups}, "epoch": 3},
+        path,
+    )
+    before = toy.files()
+    ran = toy.run("upgrade", path, "-o", "new.pt", "--no-model")
+    assert (ran.code, "--optimizer drop" in ran.err) == (5, True)
+    lossy = toy.run("upgrade", path, "-o", "new.safetensors", "--no-model", "--optimizer", "drop")
+    assert (lossy.code, "--weights-only" in lossy.err) == (7, True)
+    assert toy.files() == before
+    assert toy.run("upgrade", path, "-o", "new.pt", "--no-model", "--optimizer", "drop").code == 0
+    new = torch.load(toy.root / "new.pt", weights_only=True)
+    assert new["epoch"] == 3
+    assert "optimizer" not in new
+    assert new["model"]["scale"].tolist() == [1.0, 1.0, 1.0]
