@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ckmigrate.compile import State as SymbolicState
-from ckmigrate.compile import Trace, TracedScript, start, trace, trace_back
+from ckmigrate.compile import State, Trace, TracedScript, start, trace, trace_back
 from ckmigrate.errors import MigrationError, VerificationError
 from ckmigrate.execute.evaluate import chunks, peak_cost
 from ckmigrate.identify import Identity, Replay
@@ -86,76 +85,82 @@ def prepare(
     known = replays(project, history, request.params) if known is None else known
     identity = identify_opened(opened, project, history, request, known=known)
     wanted = resolve(history, request.to, current=identity.revision)
-    params = {**project.params, **request.params}
-    found = start(opened.schema, ties=opened.layout.ties, meta=opened.meta)
-    scripts_trace = _trace(opened, history, identity, wanted, params, found, known, direction)
-    goal = _goal(project, history, request, opened, identity, wanted, known)
-    target = goal.target
-    remarks = goal.remarks + _require_fit(opened, project, scripts_trace, goal)
+    case = _Case(project, history, request, opened, identity, wanted, known)
+    done = _trace_up(case) if direction == "up" else _trace_down(case)
+    goal = _goal(case)
+    remarks = goal.remarks + _require_fit(case, done, goal)
     plan = make_plan(
-        scripts_trace,
+        done,
         is_plain=opened.is_plain,
         peak=_peak,
-        extra_checks=_tie_checks(scripts_trace, target),
+        extra_checks=_tie_checks(done, goal.target),
     )
     _require_memory(plan, request)
     _require_fresh_state(opened, plan, request)
     return Prepared(
-        project,
-        history,
-        request,
-        opened,
-        identity,
-        wanted,
-        ("up" if direction == "up" else "down") if scripts_trace.scripts else "none",
-        plan,
-        _tag(project, history, opened, identity, wanted, scripts_trace, direction),
-        target,
-        remarks,
-        goal.text,
+        project=project,
+        history=history,
+        request=request,
+        opened=opened,
+        identity=identity,
+        to_revision=wanted,
+        direction=direction if done.scripts else "none",
+        plan=plan,
+        tag=_tag(case, done, direction),
+        target=goal.target,
+        notes=remarks,
+        compared=goal.text,
     )
 
 
-def _trace(
-    opened: Opened,
-    history: History,
-    identity: Identity,
-    wanted: str | None,
-    params: Mapping[str, object],
-    found: SymbolicState,
-    known: Mapping[str, Replay],
-    direction: str,
-) -> Trace:
-    if direction == "up":
-        return trace(history.path_up(identity.revision, wanted), found, params)
-    scripts = history.path_down(identity.revision, wanted)
-    replay = _replay_before(opened, history, identity, wanted, params, known)
-    return trace_back(scripts, found, params, replay)
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What is known before a script runs: the question, the file, and where it stands."""
+
+    project: Project
+    history: History
+    request: Request
+    opened: Opened
+    identity: Identity
+    wanted: str | None
+    known: Mapping[str, Replay]
+
+    @property
+    def params(self) -> dict[str, object]:
+        return {**self.project.params, **self.request.params}
+
+    @property
+    def start(self) -> State:
+        opened = self.opened
+        return start(opened.schema, ties=opened.layout.ties, meta=opened.meta)
 
 
-def _replay_before(
-    opened: Opened,
-    history: History,
-    identity: Identity,
-    wanted: str | None,
-    params: Mapping[str, object],
-    known: Mapping[str, Replay],
-) -> dict[str, TracedScript]:
+def _trace_up(case: _Case) -> Trace:
+    scripts = case.history.path_up(case.identity.revision, case.wanted)
+    return trace(scripts, case.start, case.params)
+
+
+def _trace_down(case: _Case) -> Trace:
+    scripts = case.history.path_down(case.identity.revision, case.wanted)
+    return trace_back(scripts, case.start, case.params, _replay_before(case))
+
+
+def _replay_before(case: _Case) -> dict[str, TracedScript]:
     """The upgrade that led here, traced again on the schema that it started from.
 
     That schema is in the tag of a file that ckmigrate upgraded; otherwise the base snapshot serves
     if it leads to exactly this file's schema. {} where neither does.
     """
-    origins: list[tuple[str | None, Schema, tuple[tuple[str, ...], ...]]] = []
-    tag = identity.tag
+    tag = case.identity.tag
     recorded = tag.origin_schema() if tag else None
+    origins: list[tuple[str | None, State]] = []
     if tag is not None and recorded is not None:
-        origins.append((tag.origin_revision, recorded, ()))
-    snapshots = [replay.base for replay in known.values()]
-    origins += [(None, base.schema, base.ties) for base in snapshots]
-    for revision, schema, ties in origins:
-        reached = _retraced(history, revision, wanted, identity.revision, schema, ties, params)
-        if reached is not None and reached.end.schema == opened.schema:
+        origins.append((tag.origin_revision, start(recorded)))
+    snapshots = [replay.base for replay in case.known.values()]
+    origins += [(None, start(base.schema, ties=base.ties)) for base in snapshots]
+    for revision, state in origins:
+        reached = _retraced(case, revision, state)
+        if reached is not None and reached.end.schema == case.opened.schema:
             old = {item.revision: dict(item.meta) for item in tag.history} if tag else {}
             return {
                 traced.script.id: _with_old_values(traced, old.get(traced.script.id, {}))
@@ -175,20 +180,13 @@ def _with_old_values(traced: TracedScript, old: Mapping[str, str | None]) -> Tra
     return replace(traced, records=records)
 
 
-def _retraced(
-    history: History,
-    origin: str | None,
-    wanted: str | None,
-    current: str | None,
-    schema: Schema,
-    ties: tuple[tuple[str, ...], ...],
-    params: Mapping[str, object],
-) -> Trace | None:
-    below = {None, *(history.ancestors(wanted) if wanted else ()), wanted}
-    if origin not in below:
+def _retraced(case: _Case, origin: str | None, state: State) -> Trace | None:
+    """The way from an origin to where the file is; None where it does not pass the wanted one."""
+    history, wanted = case.history, case.wanted
+    if origin not in {None, wanted, *(history.ancestors(wanted) if wanted else ())}:
         return None
     try:
-        return trace(history.path_up(origin, current), start(schema, ties=ties), params)
+        return trace(history.path_up(origin, case.identity.revision), state, case.params)
     except MigrationError:
         return None
 
@@ -203,56 +201,44 @@ class _Goal:
     remarks: tuple[str, ...] = ()
 
 
-def _goal(
-    project: Project,
-    history: History,
-    request: Request,
-    opened: Opened,
-    identity: Identity,
-    wanted: str | None,
-    known: Mapping[str, Replay],
-) -> _Goal:
+def _goal(case: _Case) -> _Goal:
     """What the result must be.
 
     At the head that is the model. Without the model it is what the scripts make of a base snapshot,
     provided that the snapshot is of this file's size: it has the file's own schema at the revision
     where the file is now.
     """
-    if request.use_model and ((wanted,) == history.heads or len(history) == 0):
-        target = find_target(project, request)
+    request, heads = case.request, case.history.heads
+    if request.use_model and ((case.wanted,) == heads or not heads):
+        target = find_target(case.project, request)
         return _Goal(target, target.schema, f"model '{target.model}' ({target.factory})")
-    for name, replay in known.items():
-        begin = replay.schema(identity.revision)
-        if request.model in (None, name) and begin is not None and begin == opened.schema:
-            schema = replay.schema(wanted)
+    for name, replay in case.known.items():
+        begin = replay.schema(case.identity.revision)
+        if request.model in (None, name) and begin is not None and begin == case.opened.schema:
+            schema = replay.schema(case.wanted)
             return _Goal(None, schema, f"the snapshot '{name}'" if schema else None)
     return _Goal(remarks=("not compared with a model: no snapshot has this file's shapes",))
 
 
-def _require_fit(
-    opened: Opened,
-    project: Project,
-    done: Trace,
-    goal: _Goal,
-) -> tuple[str, ...]:
+def _require_fit(case: _Case, done: Trace, goal: _Goal) -> tuple[str, ...]:
     """Refuse a result that does not fit, with every difference at once; remarks otherwise."""
     target, wanted = goal.target, goal.schema
     if wanted is None:
         return ()
-    schema = done.end.schema
+    schema, exempt = done.end.schema, case.project.exempt
     ties = target.ties if target else ()
-    lines = describe(compare(schema, wanted, exempt=project.exempt, ties=()))
+    lines = describe(compare(schema, wanted, exempt=exempt))
     if lines:
         raise VerificationError(
             "CKM601",
             f"the result would not fit {goal.text}: {len(lines)} differences",
-            where=str(opened.stored.path),
+            where=str(case.opened.stored.path),
             details=lines[:40] + ((f"… {len(lines) - 40} more",) if len(lines) > 40 else ()),
             why="Every name, shape and kind of number must be the one that the target has.",
             fix="Write the migration that is missing (ckmigrate revision -m …), or correct the "
             "newest one; nothing was written.",
         )
-    remarks = describe_notes(notes(schema, wanted, exempt=project.exempt))
+    remarks = describe_notes(notes(schema, wanted, exempt=exempt))
     if ties:
         remarks += describe_ties(compare_ties(done.end.ties, ties, schema))
     return remarks
@@ -318,17 +304,11 @@ def _require_fresh_state(opened: Opened, plan: Plan, request: Request) -> None:
         )
 
 
-def _tag(
-    project: Project,
-    history: History,
-    opened: Opened,
-    identity: Identity,
-    wanted: str | None,
-    done: Trace,
-    direction: str,
-) -> Tag:
+def _tag(case: _Case, done: Trace, direction: str) -> Tag:
+    """The tag of the result: what was applied before and now, and the schema that it began with."""
     from ckmigrate import __version__
 
+    history, identity, wanted = case.history, case.identity, case.wanted
     old = identity.tag if identity.tag and identity.tag.revision == identity.revision else None
     applied = list(old.history) if old else []
     if direction == "up":
@@ -338,7 +318,7 @@ def _tag(
         applied = [item for item in applied if item.revision not in undone]
     script = history.script(wanted) if wanted else None
     tag = Tag(
-        project=project.name,
+        project=case.project.name,
         revision=wanted,
         name=(script.slug or script.message) if script else "base",
         release=_release(history, wanted),
@@ -348,7 +328,7 @@ def _tag(
     if old and old.origin:
         kept = replace(tag, origin=old.origin, origin_revision=old.origin_revision)
         return kept if direction == "up" or applied else tag
-    return tag.with_origin(opened.schema, identity.revision) if direction == "up" else tag
+    return tag.with_origin(case.opened.schema, identity.revision) if direction == "up" else tag
 
 
 def _applied(traced: TracedScript) -> Applied:
