@@ -12,6 +12,9 @@ from typing import Literal
 
 from ckmigrate.errors import MigrationError
 from ckmigrate.formats import meta_tree
+from ckmigrate.formats.state_dict import is_state_dict
+from ckmigrate.formats.tree import Tensor
+from ckmigrate.formats.tree_paths import Path, child, entries_of
 from ckmigrate.step import Irreversible, refuse
 
 __all__ = ["ABSENT", "UNKNOWN", "Meta", "MetaEdit", "Unknown"]
@@ -88,10 +91,13 @@ class Meta:
     """The tree of a checkpoint, seen without its tensors; UNKNOWN while there is none.
 
     text_only  the format keeps texts and nothing else, as safetensors does
+    weights    path of the state dict in the tree, which edits leave alone; None where they cannot
+               reach it
     """
 
     tree: object
     text_only: bool = False
+    weights: Path | None = None
 
     @classmethod
     def unknown(cls) -> Meta:
@@ -135,7 +141,9 @@ class Meta:
                 why="The metadata of a safetensors file are texts.",
                 fix="Give text, such as str(value).",
             )
-        return replace(self, tree=self._edited(edit)), replace(edit, old=old)
+        tree = self._edited(edit)
+        self._require_weights(tree, edit)
+        return replace(self, tree=tree), replace(edit, old=old)
 
     def _edited(self, edit: MetaEdit) -> object:
         if edit.optional and not meta_tree.has(self.tree, edit.path):
@@ -148,7 +156,31 @@ class Meta:
             case "drop":
                 return meta_tree.drop(self.tree, edit.path)
 
+    def _require_weights(self, tree: object, edit: MetaEdit) -> None:
+        if self.weights is None or tree is self.tree:
+            return
+        before, after = _tensors(self.tree, self.weights), _tensors(tree, self.weights)
+        if before != after:
+            where = ".".join(map(str, self.weights)) or "the top level"
+            raise refuse(
+                "CKM576",
+                f"editing metadata '{edit.path}' would change the state dict at {where}",
+                why="Beside its tensors a state dict holds nothing that a model could load.",
+                fix="Ask first whether the file has a place for it: if 'PATH' in ck.meta.",
+            )
+
 
 def is_unknown_metadata(error: MigrationError) -> bool:
     """Whether a replay stopped because a script reads metadata."""
     return error.code == "CKM573"
+
+
+def _tensors(tree: object, path: Path) -> list[int] | None:
+    """What makes a state dict this one; None where there is none."""
+    try:
+        node = child(tree, path)
+    except (KeyError, IndexError):
+        return None
+    if not is_state_dict(node):
+        return None
+    return [id(value) for value in (entries_of(node) or {}).values() if isinstance(value, Tensor)]

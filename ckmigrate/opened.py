@@ -66,7 +66,7 @@ class Opened:
     def meta(self) -> Meta:
         if self.stored.format == "safetensors":
             return Meta(dict(self.stored.metadata), text_only=True)
-        return Meta(self.stored.tree)
+        return Meta(self.stored.tree, weights=self.layout.path)
 
     def is_plain(self, name: str) -> bool:
         tensor = self.layout.entries[name]
