@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckmigrate.execute.commit import Committed, Destination, commit
@@ -18,7 +18,7 @@ from ckmigrate.formats.open_checkpoint import open_regular
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.output import Output, format_of, make_output
 from ckmigrate.prepare import Prepared, find_target, prepare
-from ckmigrate.training.layouts import drop_outside
+from ckmigrate.training.layouts import Layout, find_weights
 from ckmigrate.verify import verify_file
 
 __all__ = [
@@ -89,19 +89,17 @@ def carry_out(
 
 def build_output(prepared: Prepared, path: Path) -> Output:
     """The file that the plan becomes under a name: its suffix chooses the format."""
-    opened, request = prepared.opened, prepared.request
+    request, stored = prepared.request, prepared.opened.stored
     tree = prepared.plan.trace.end.meta.tree
-    if opened.stored.format == "torch":
-        gone = _dropped_state(opened, request)
-        tree = drop_outside(tree, gone) if gone else tree
-    stored = opened.stored
+    layout = _layout_of(tree, prepared)
     # A file that keeps its suffix keeps its format, also where the suffix promises another one.
     is_renamed = path.suffix != stored.path.suffix
     return make_output(
         prepared.plan,
         stored,
-        opened.layout,
+        layout,
         tree,
+        gone=_dropped_state(layout, request),
         format=format_of(path, stored.format) if is_renamed else stored.format,
         tag=prepared.tag.to_json(),
         unwrap=request.unwrap,
@@ -109,6 +107,18 @@ def build_output(prepared: Prepared, path: Path) -> Output:
     )
 
 
-def _dropped_state(opened: Opened, request: Request) -> Sequence[tuple[object, ...]]:
+def _layout_of(tree: object, prepared: Prepared) -> Layout:
+    """Where everything is once metadata was edited: what is no tensor may have moved."""
+    opened, request, project = prepared.opened, prepared.request, prepared.project
+    if opened.stored.format == "safetensors" or tree is opened.stored.tree:
+        return opened.layout
+    return find_weights(
+        replace(opened.stored, tree=tree),
+        weights=request.weights or project.weights,
+        wrappers=project.wrappers,
+    )
+
+
+def _dropped_state(layout: Layout, request: Request) -> Sequence[tuple[object, ...]]:
     policy = {"optimizer": request.optimizer, "copy": request.ema}
-    return [o.path for o in opened.layout.training_state if policy.get(o.kind) == "drop"]
+    return [o.path for o in layout.training_state if policy.get(o.kind) == "drop"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as FilePath
 
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
@@ -15,11 +15,11 @@ from ckmigrate.formats.base import FileImage, Format, Stored
 from ckmigrate.formats.pickle_limits import content
 from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.tree import Storage, Tensor
-from ckmigrate.formats.tree_paths import child, entries_of
+from ckmigrate.formats.tree_paths import Path, child, entries_of, steps
 from ckmigrate.lower import lower
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.spec import DType, TensorSpec
-from ckmigrate.training.layouts import Layout, replace_weights
+from ckmigrate.training.layouts import Layout, drop_outside, replace_weights
 
 __all__ = ["Output", "format_of", "make_output"]
 
@@ -42,7 +42,7 @@ class Output:
     tensors: Mapping[str, Tensor]
 
 
-def format_of(path: Path, default: Format) -> Format:
+def format_of(path: FilePath, default: Format) -> Format:
     """The format that an output name asks for; the source's own where the name says nothing."""
     return _SUFFIXES.get(path.suffix.lower(), default)
 
@@ -53,6 +53,7 @@ def make_output(
     layout: Layout,
     tree: object,
     *,
+    gone: Sequence[Path],
     format: Format,  # noqa: A002 - the word of the domain
     tag: str,
     unwrap: bool,
@@ -61,6 +62,7 @@ def make_output(
     """The output file of a plan.
 
     tree          the source's tree after edits of its metadata
+    gone          paths of training state in it that is left behind
     unwrap        write bare names
     weights_only  leave everything but the state dict behind
 
@@ -68,8 +70,8 @@ def make_output(
     """
     prefix = "" if unwrap else layout.prefix
     if format == "safetensors":
-        return _safetensors(plan, stored, layout, tree, tag, prefix, weights_only)
-    return _torch(plan, stored, layout, tree, tag, unwrap, prefix, weights_only)
+        return _safetensors(plan, stored, layout, tree, gone, tag, prefix, weights_only)
+    return _torch(plan, stored, layout, tree, gone, tag, unwrap, prefix, weights_only)
 
 
 def _safetensors(
@@ -77,11 +79,12 @@ def _safetensors(
     stored: Stored,
     layout: Layout,
     tree: object,
+    gone: Sequence[Path],
     tag: str,
     prefix: str,
     weights_only: bool,
 ) -> Output:
-    lost = [] if weights_only else _lost_beside_weights(stored, layout, tree)
+    lost = [] if weights_only else _lost_beside_weights(stored, layout, tree, gone)
     if lost:
         raise _would_lose(stored, lost, "a safetensors file holds tensors and short texts only")
     specs = [(prefix + entry.name, entry.spec) for entry in plan.entries]
@@ -101,16 +104,23 @@ def _string_metadata(stored: Stored, tree: object) -> dict[str, str]:
     return {str(key): str(value) for key, value in (entries_of(tree) or {}).items()}
 
 
-def _lost_beside_weights(stored: Stored, layout: Layout, tree: object) -> list[str]:
+def _lost_beside_weights(
+    stored: Stored, layout: Layout, tree: object, gone: Sequence[Path]
+) -> list[str]:
     if stored.format == "safetensors":
         return []
     found = [f"'{name}' in the state dict" for name in layout.extras]
-    node = tree
-    for key in layout.path:
-        content = entries_of(node) or {}
-        found += [f"'{other}'" for other in content if other != key]
-        node = content.get(key)
+    for depth, key in enumerate(layout.path):
+        above = layout.path[:depth]
+        others = [other for other, _ in steps(child(tree, above)) if other != key]
+        found += [
+            f"'{_dotted((*above, other))}'" for other in others if (*above, other) not in gone
+        ]
     return found
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
 
 
 def _would_lose(stored: Stored, lost: Sequence[str], why: str) -> StorageError:
@@ -129,6 +139,7 @@ def _torch(
     stored: Stored,
     layout: Layout,
     tree: object,
+    gone: Sequence[Path],
     tag: str,
     unwrap: bool,
     prefix: str,
@@ -143,7 +154,7 @@ def _torch(
         result: object = {prefix + name: tensor for name, tensor in new}
     else:
         result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
-        result = child(result, layout.path) if weights_only else result
+        result = child(result, layout.path) if weights_only else drop_outside(result, gone)
     nested = bool(layout.path) and not weights_only and entries_of(result) is not None
     image = torch_zip.image(result, tag=tag, tag_as="key" if nested else "record")
     work, tensors = _torch_work(plan.entries, made, image, stored, layout, result)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckmigrate.errors import MigrationError, VerificationError
+from ckmigrate.errors import MigrationError, StorageError, VerificationError
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.spec import DType, Schema
 from ckmigrate.strict import compare, describe
 from ckmigrate.target import strict_load
-from ckmigrate.training.layouts import find_weights, layout_at
+from ckmigrate.training.layouts import Layout, find_weights
 
 if TYPE_CHECKING:
     import torch
@@ -32,27 +32,48 @@ __all__ = ["loaded_tensors", "run_script_verify", "strictly_loads", "verify_file
 def verify_file(path: Path, prepared: Prepared, output: Output) -> None:
     """Read the file again: its tag, its schema, then a strict load into a fresh model.
 
-    VerificationError CKM602 where the tag, CKM603 where the tensors are not what was planned.
+    VerificationError CKM602 where the tag, CKM603 where the tensors are not what was planned,
+    CKM605 where names would be taken for a wrapper's. StorageError where the weights would not be
+    found again.
     """
     request, project = prepared.request, prepared.project
     stored = open_checkpoint(path, carry=(*project.carry, *request.carry))
     if stored.tag != prepared.tag.to_json():
         raise _broken("CKM602", "the tag is not the one that was written")
-    source_layout = prepared.opened.layout
-    beside = stored.format == "torch" and prepared.opened.stored.format == "torch"
-    if beside and not request.weights_only:
-        layout = layout_at(stored.tree, source_layout.path, wrappers=project.wrappers)
-    else:
-        layout = find_weights(stored, weights=None, wrappers=project.wrappers)
+    layout = _found_again(stored, prepared)
     found = Schema((name, tensor.spec) for name, tensor in layout.entries.items())
-    lines = describe(compare(found, prepared.plan.schema))
-    if lines:
+    if found != prepared.plan.schema:
+        lines = describe(compare(found, prepared.plan.schema))
         raise _broken("CKM603", "the tensors are not the ones that were planned", lines)
     if prepared.target is not None:
         strictly_loads(path, stored, layout.entries, prepared)
     if request.full_verify:
         for traced in prepared.plan.trace.scripts:
             run_script_verify(traced.script, prepared.opened, path, stored, layout.entries)
+
+
+def _found_again(stored: Stored, prepared: Prepared) -> Layout:
+    """The weights where the next run will look for them."""
+    request, project, source = prepared.request, prepared.project, prepared.opened
+    keeps_place = stored.format == source.stored.format == "torch" and not request.weights_only
+    weights = (request.weights or project.weights) if keeps_place else None
+    try:
+        layout = find_weights(stored, weights=weights, wrappers=project.wrappers)
+    except StorageError as error:
+        # Of the file that the user knows, not of one that is gone in a moment.
+        error.where = f"{source.stored.path}, as it would be written"
+        raise
+    written = "" if request.unwrap else source.layout.prefix
+    if layout.prefix != written:
+        raise VerificationError(
+            "CKM605",
+            f"every name of the result begins with '{layout.prefix}', which counts as a wrapper's",
+            where=str(source.stored.path),
+            why="The next run would leave it out of the names, and fit no revision.",
+            fix="Name the wrappers of this project in its configuration (wrappers = [] for none), "
+            "or choose other names in the migration. Nothing was written.",
+        )
+    return layout
 
 
 def _broken(code: str, what: str, details: tuple[str, ...] = ()) -> VerificationError:
