@@ -496,18 +496,21 @@ class Checkpoint:
     def apply(self, steps: Sequence[Step]) -> None:
         """Apply steps all at once; MigrationError CKM522 where two give one name."""
         gone = self._require_disjoint(steps)
-        made: dict[str, Expr] = {}
+        outputs: list[Expr] = []
         place: dict[str, Sequence[str]] = {}
-        for step in steps:
-            sources, targets = step.sources, step.targets
+        for sources, targets, kernel in steps:
             inputs = tuple([self._entries[name] for name in sources])
-            made.update(zip(targets, step.kernel.apply(inputs), strict=True))
-            self.checks.extend(step.kernel.checks(inputs))
+            made = kernel.apply(inputs)
+            if len(made) != len(targets):
+                raise AssertionError(f"{kernel} made {len(made)} of {len(targets)} tensors")
+            outputs += made
+            self.checks += kernel.checks(inputs)
             if len(sources) == 1:
                 place[sources[0]] = targets
             else:
                 place.update(_placed(sources, targets))
-        self._entries = _rebuilt(self._entries, gone, place, made)
+        named = dict(zip((name for step in steps for name in step.targets), outputs, strict=True))
+        self._entries = _rebuilt(self._entries, gone, place, named)
         self._ties = _moved_ties(self._ties, steps)
 
     def _require_disjoint(self, steps: Sequence[Step]) -> set[str]:
