@@ -167,6 +167,15 @@ def test_what_a_file_says_cannot_command_the_terminal(toy: Toy) -> None:
         assert "\\x1b[31mred" in toy.run("inspect", path).out
 
 
+def test_what_a_script_says_cannot_either(toy: Toy) -> None:
+    script = toy.script(4, "evil", "", revision="d4d4d4d4d4")
+    script.write_text(script.read_text().replace("Do evil", "Do \\x1b[2J evil"))
+    for arguments in (["heads"], ["history"], ["show", "head"]):
+        ran = toy.run(*arguments)
+        assert "\\x1b[2J" in ran.out
+        assert "\x1b" not in ran.out
+
+
 def test_diff_of_a_file_and_a_revision(toy: Toy) -> None:
     path = toy.checkpoint()
     same = toy.run("diff", path, "base")

@@ -120,7 +120,6 @@ class Session:
             stream.write((self._coloured(shown) if self._has_colour(stream) else shown) + "\n")
             stream.flush()
         except OSError as error:
-            _silence(stream)
             return error
         return None
 
@@ -138,12 +137,3 @@ class Session:
             else line
             for line in text.split("\n")
         )
-
-
-def _silence(stream: TextIO) -> None:
-    """Let the interpreter's own flush at exit find nothing to complain about."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, stream.fileno())
-    finally:
-        os.close(null)
