@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckmigrate.errors import MigrationError, StorageError, VerificationError
-from ckmigrate.formats.open_checkpoint import open_checkpoint
-from ckmigrate.spec import DType, Schema
+from ckmigrate.execute.fill import read_expression
+from ckmigrate.execute.source import SourceFile
+from ckmigrate.formats.open_checkpoint import open_checkpoint, open_regular
+from ckmigrate.spec import DType, Schema, TensorSpec
 from ckmigrate.strict import compare, describe
 from ckmigrate.target import strict_load
 from ckmigrate.training.layouts import Layout, find_weights
@@ -19,6 +21,8 @@ from ckmigrate.training.layouts import Layout, find_weights
 if TYPE_CHECKING:
     import torch
 
+    from ckmigrate.compile import State
+    from ckmigrate.expr import Expr
     from ckmigrate.formats.base import Stored
     from ckmigrate.formats.tree import Tensor
     from ckmigrate.opened import Opened
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from ckmigrate.prepare import Prepared
     from ckmigrate.revisions.script import Script
 
-__all__ = ["loaded_tensors", "run_script_verify", "strictly_loads", "verify_file"]
+__all__ = ["loaded_tensors", "run_script_verifies", "strictly_loads", "verify_file"]
 
 
 def verify_file(path: Path, prepared: Prepared, output: Output) -> None:
@@ -48,8 +52,7 @@ def verify_file(path: Path, prepared: Prepared, output: Output) -> None:
     if prepared.target is not None:
         strictly_loads(path, stored, layout.entries, prepared)
     if request.full_verify:
-        for traced in prepared.plan.trace.scripts:
-            run_script_verify(traced.script, prepared.opened, path, stored, layout.entries)
+        run_script_verifies(path, stored, layout.entries, prepared)
 
 
 def _found_again(stored: Stored, prepared: Prepared) -> Layout:
@@ -120,71 +123,95 @@ def loaded_tensors(
 
     Plain ones are views of the mapped file, others are copies; valid inside the block only.
     """
-    from ckmigrate.execute.source import SourceFile
-    from ckmigrate.formats.open_checkpoint import open_regular
-
     fd = open_regular(path)
     try:
         source = SourceFile(fd, stored, entries)
-        size = os.fstat(fd).st_size
-        mapped = mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+        mapped = mmap.mmap(fd, os.fstat(fd).st_size, access=mmap.ACCESS_COPY)
         yield {name: _tensor(name, tensor, source, mapped) for name, tensor in entries.items()}
     finally:
         os.close(fd)
 
 
-def _tensor(name: str, tensor: Tensor, source: object, mapped: mmap.mmap) -> torch.Tensor:
+def _tensor(name: str, tensor: Tensor, source: SourceFile, mapped: mmap.mmap) -> torch.Tensor:
+    if source.is_plain(name) and tensor.spec.numel:
+        return _from_bytes(mapped, tensor.spec, offset=source.offset(name))
+    return _from_bytes(bytearray(source.read(name, 0, tensor.spec.numel)), tensor.spec)
+
+
+def _from_bytes(data: bytearray | mmap.mmap, spec: TensorSpec, *, offset: int = 0) -> torch.Tensor:
+    """A tensor on these bytes; flat bytes where torch has no such dtype."""
     import torch
 
-    from ckmigrate.execute.source import SourceFile
-
-    assert isinstance(source, SourceFile)
-    spec = tensor.spec
-    dtype = getattr(torch, spec.dtype.torch_name or "uint8")
+    dtype = getattr(torch, spec.dtype.torch_name or "", None)
     shape = list(spec.shape)
     if spec.dtype is DType.F4 and shape:
         shape[-1] //= 2
     if spec.numel == 0:
-        return torch.empty(shape, dtype=dtype)
-    if source.is_plain(name):
-        flat = torch.frombuffer(
-            mapped, dtype=torch.uint8, count=spec.nbytes, offset=source.offset(name)
-        )
-    else:
-        data = bytearray(source.read(name, 0, spec.numel))
-        flat = torch.frombuffer(data, dtype=torch.uint8)
-    if spec.dtype.torch_name is None:
-        return flat
-    return flat.view(dtype).reshape(shape)
+        return torch.empty(shape, dtype=dtype or torch.uint8)
+    flat = torch.frombuffer(data, dtype=torch.uint8, count=spec.nbytes, offset=offset)
+    return flat if dtype is None else flat.view(dtype).reshape(shape)
 
 
-def run_script_verify(
-    script: Script,
-    before: Opened,
-    path: Path,
-    stored: Stored,
-    entries: Mapping[str, Tensor],
-) -> bool:
-    """Run the `verify(old, new)` of a script on real tensors; False where it has none.
+def run_script_verifies(
+    path: Path, stored: Stored, entries: Mapping[str, Tensor], prepared: Prepared
+) -> None:
+    """Run the `verify(old, new)` of every script in the chain.
 
-    VerificationError CKM604 where it raises or returns False.
+    Each gets the values before and after its own change, whatever other scripts did: those of the
+    newest state are read from the written file, those in between are worked out again, one tensor
+    at a time. Going back, `new` still is the newer side.
+
+    VerificationError CKM604 where one raises or returns False.
     """
-    check = script.load().verify
-    if check is None:
-        return False
-    with (
-        loaded_tensors(before.stored.path, before.stored, before.layout.entries) as old,
-        loaded_tensors(path, stored, entries) as new,
-    ):
-        try:
-            verdict = check(old, new)
-        except MigrationError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise _violated(script, f"{type(error).__name__}: {error}") from error
+    scripts = prepared.plan.trace.scripts
+    with _values(prepared.opened) as values, loaded_tensors(path, stored, entries) as written:
+        for number, traced in enumerate(scripts, start=1):
+            check = traced.script.load().verify
+            if check is None:
+                continue
+            begin = values(traced.before)
+            end = written if number == len(scripts) else values(traced.after)
+            old, new = (end, begin) if traced.direction == "down" else (begin, end)
+            _require_truth(traced.script, check, old, new)
+
+
+def _require_truth(script: Script, check: Callable[..., object], old: object, new: object) -> None:
+    try:
+        verdict = check(old, new)
+    except (MigrationError, StorageError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise _violated(script, f"{type(error).__name__}: {error}") from error
     if verdict is False:
         raise _violated(script, "it returned False")
-    return True
+
+
+class _Values(Mapping[str, "torch.Tensor"]):
+    """The tensors of a state between two scripts, each made when it is asked for."""
+
+    def __init__(self, entries: Mapping[str, Expr], source: SourceFile) -> None:
+        self._entries = entries
+        self._source = source
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        expr = self._entries[name]
+        return _from_bytes(bytearray(read_expression(expr, self._source)), expr.spec)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+@contextmanager
+def _values(opened: Opened) -> Iterator[Callable[[State], _Values]]:
+    fd = open_regular(opened.stored.path)
+    try:
+        source = SourceFile(fd, opened.stored, opened.layout.entries)
+        yield lambda state: _Values(state.entries, source)
+    finally:
+        os.close(fd)
 
 
 def _violated(script: Script, why: str) -> VerificationError:

@@ -22,7 +22,7 @@ from ckmigrate.formats.base import FileImage
 from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange, lower
 from ckmigrate.step import Check
 
-__all__ = ["Progress", "Work", "check_claims", "fill"]
+__all__ = ["Progress", "Work", "check_claims", "fill", "read_expression"]
 
 _PIECE = 4 << 20
 
@@ -157,6 +157,14 @@ def _read_range(item: SourceRange, source: SourceFile) -> Iterator[bytes]:
         yield piece
     if whole:
         source.confirm(item.name, crc)
+
+
+def read_expression(expr: Expr, source: SourceFile) -> bytes:
+    """The bytes of one expression, worked out anew."""
+    evaluator = Evaluator(source.read)
+    item = Work("", expr, lower(expr, source.is_plain))
+    evaluator.expect(expr)
+    return b"".join(_pieces(item, source, evaluator))
 
 
 def check_claims(checks: tuple[Check, ...], source: SourceFile) -> None:
