@@ -27,6 +27,7 @@ from ckmigrate.step import Check
 from ckmigrate.strict import compare, compare_ties, describe, describe_notes, describe_ties, notes
 from ckmigrate.tag import Applied, Tag
 from ckmigrate.target import Target, load_target
+from ckmigrate.uncollected import uncollected
 
 __all__ = ["Prepared", "find_target", "prepare"]
 
@@ -66,6 +67,7 @@ def find_target(project: Project, request: Request) -> Target:
     return load_target(factory, name, python_path=project.python_path)
 
 
+@uncollected()
 def prepare(
     project: Project,
     history: History,

@@ -77,11 +77,10 @@ def _prefix(pattern: Pattern) -> str | None:
 def _exchanged(before: str, after: str, names: Iterable[str]) -> list[Pair]:
     dotted, rest = before + ".", len(before)
     # "a" and "a.b" fit `a.**`; "a." does not, since one empty segment could not be told from none.
-    return [
-        Pair(name, after + name[rest:])
-        for name in names
-        if (name.startswith(dotted) and name != dotted) or name == before
+    moved = [
+        name for name in names if (name.startswith(dotted) and name != dotted) or name == before
     ]
+    return list(map(Pair._make, zip(moved, [after + name[rest:] for name in moved], strict=True)))
 
 
 def _formatted(
