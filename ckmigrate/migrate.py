@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ckmigrate.execute.commit import Committed, Destination, commit
+from ckmigrate.execute.commit import Committed, Destination, check_unchanged, commit
+from ckmigrate.execute.failures import explained
 from ckmigrate.execute.fill import Progress, check_claims, fill
 from ckmigrate.execute.lock import Lock
 from ckmigrate.execute.source import SourceFile
@@ -63,7 +64,9 @@ def carry_out(
     try:
         source = SourceFile(fd, stored, output.tensors)
         phase("check", 0)
-        check_claims(prepared.plan.checks, source)
+        with explained(destination.path):
+            check_unchanged(stored.path, stored.identity)
+            check_claims(prepared.plan.checks, source)
 
         def fill_slots(target: int) -> Mapping[str, int]:
             phase("write", output.image.size)

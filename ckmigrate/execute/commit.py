@@ -29,6 +29,7 @@ __all__ = [
     "Destination",
     "InterruptedAfterCommit",
     "backup_path",
+    "check_unchanged",
     "commit",
     "preflight",
 ]
@@ -83,12 +84,12 @@ def commit(
     target = real_path(destination.path)
     with _told_if_interrupted() as done, _holding(target, lock), explained(destination.path):
         remove_stale(target)
-        _check_unchanged(source, source_identity)
+        check_unchanged(source, source_identity)
         old = preflight(destination, image.size, source=source)
         with temporary(target) as file:
             _write(file.fd, image, fill)
             verify(file.path, file.fd)
-            _check_unchanged(source, source_identity)
+            check_unchanged(source, source_identity)
             _give_mode(file.fd, old)
             syscalls.fsync(file.fd)
             with _backup(destination.backup if old else None, target, done) as backup:
@@ -120,7 +121,7 @@ def _holding(target: Path, lock: Lock | None) -> Iterator[None]:
         yield
 
 
-def _check_unchanged(source: Path | None, identity: FileIdentity | None) -> None:
+def check_unchanged(source: Path | None, identity: FileIdentity | None) -> None:
     """CKM753 unless the source still is the file that was planned for."""
     if source is None or identity is None:
         return
