@@ -85,14 +85,14 @@ class History:
         """The one head (None where the history is empty); HistoryError CKM316 when it forks."""
         heads = self.heads
         if len(heads) > 1:
-            parents = ", ".join(f'"{head}"' for head in heads)
+            parents = " ".join(f"--revises {head}" for head in heads)
             raise HistoryError(
                 "CKM316",
                 f"the history has {len(heads)} heads",
                 where=str(self.folder),
                 details=tuple(self.scripts[head].label for head in heads),
                 why="two branches were never joined, so there is no single newest revision",
-                fix=f"Run `ckmigrate merge`: it adds a script with `revises = ({parents})`.",
+                fix=f'Join them by a merge: ckmigrate revision -m "Merge" {parents}',
             )
         return heads[0] if heads else None
 
@@ -150,7 +150,10 @@ class History:
         shared = [script for script in self.order if script.id in have & want]
         heads = tuple(head for head in self.heads if current in self._with_ancestors(head))
         joined = [head for head in heads if to in self._with_ancestors(head)]
-        fix = "Join the two branches with `ckmigrate merge`, then go to the merge."
+        fix = (
+            f'Join them by a merge, ckmigrate revision -m "Merge" --revises {current} '
+            f"--revises {to}, then go to it."
+        )
         if joined:
             fix = f"Go to {self.label(joined[0])}, which contains both."
         return MigrationError(
