@@ -121,7 +121,7 @@ class Naive:
     # one to many and back
 
     def split(
-        self, name: str, targets: Sequence[str], *, dim: int, sizes: Sequence[int] | None
+        self, name: str, targets: Sequence[str], *, dim: int = 0, sizes: Sequence[int] | None = None
     ) -> None:
         entry = self.entries[name]
         if sizes is None:
@@ -131,13 +131,13 @@ class Naive:
         made = zip(targets, pieces, strict=True)
         self._replace([name], [(t, Entry(entry.dtype, piece)) for t, piece in made])
 
-    def concat(self, sources: Sequence[str], target: str, *, dim: int) -> None:
+    def concat(self, sources: Sequence[str], target: str, *, dim: int = 0) -> None:
         items = np.concatenate([self.entries[name].items for name in sources], axis=dim)
         dtype = self.entries[sources[0]].dtype
         self._leave(sources)
         self._replace(list(sources), [(target, Entry(dtype, items))])
 
-    def stack(self, sources: str, target: str, *, dim: int) -> None:
+    def stack(self, sources: str, target: str, *, dim: int = 0) -> None:
         start = sources.removesuffix("{e:int}")
         found = [n for n in self.entries if re.fullmatch(re.escape(start) + "[0-9]+", n)]
         found.sort(key=lambda n: int(n.removeprefix(start)))
@@ -146,7 +146,7 @@ class Naive:
         self._follow(found, [target])
         self._replace(found, [(target, entry)])
 
-    def unstack(self, name: str, targets: str, *, dim: int) -> None:
+    def unstack(self, name: str, targets: str, *, dim: int = 0) -> None:
         entry = self.entries[name]
         made = [
             (targets.replace("{e}", str(i)), Entry(entry.dtype, np.take(entry.items, i, axis=dim)))
@@ -170,7 +170,7 @@ class Naive:
     def unsqueeze(self, name: str, dim: int) -> None:
         self._change(name, np.expand_dims(self.entries[name].items, axis=dim))
 
-    def flatten(self, name: str, start: int, end: int) -> None:
+    def flatten(self, name: str, start: int = 0, end: int = -1) -> None:
         items = self.entries[name].items
         shape = items.shape
         last = end % items.ndim
@@ -199,12 +199,12 @@ class Naive:
             result[_index(right, sizes, place)] = items[_index(left, sizes, place)]
         self._change(name, result)
 
-    def slice(self, name: str, *, dim: int, start: int, stop: int | None) -> None:
+    def slice(self, name: str, *, dim: int, start: int = 0, stop: int | None = None) -> None:
         items = self.entries[name].items
         chosen = range(items.shape[dim])[start:stop]
         self._change(name, np.take(items, list(chosen), axis=dim))
 
-    def resize(self, name: str, shape: Sequence[int], *, anchor: str) -> None:
+    def resize(self, name: str, shape: Sequence[int], *, anchor: str = "start") -> None:
         old = self.entries[name].items
         new = np.full(tuple(shape), 0, dtype=object)
         for places in itertools.product(*map(range, new.shape)):
@@ -217,7 +217,9 @@ class Naive:
                 new[places] = old[tuple(origin)]
         self._change(name, new)
 
-    def gather(self, name: str, index: Sequence[int | None], *, dim: int, fill: int | None) -> None:
+    def gather(
+        self, name: str, index: Sequence[int | None], *, dim: int = 0, fill: int | None = None
+    ) -> None:
         items = np.moveaxis(self.entries[name].items, dim, 0)
         new = np.full((len(index), *items.shape[1:]), 0, dtype=object)
         for place, row in enumerate(index):
@@ -227,7 +229,7 @@ class Naive:
                 assert fill == 0
         self._change(name, np.moveaxis(new, 0, dim))
 
-    def init(self, name: str, *, shape: Sequence[int], dtype: DType) -> None:
+    def init(self, name: str, *, shape: Sequence[int], dtype: DType = DType.F32) -> None:
         self._replace([], [(name, Entry(dtype, np.full(tuple(shape), 0, dtype=object)))])
 
     def assign(self, target: str, pieces: Sequence[tuple[str, Any]], dim: int | None) -> None:

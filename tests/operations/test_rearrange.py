@@ -1,4 +1,4 @@
-"""reshape, squeeze, unsqueeze, flatten, permute, transpose, rearrange: same elements, other order."""
+"""Same elements in another shape or order: reshape, permute, rearrange and their kin."""
 
 from __future__ import annotations
 
