@@ -137,8 +137,9 @@ class Zoo:
     def request(self, path: Path, **options: object) -> Request:
         """Of an untagged file: from base; without the model where the project has none."""
         options.setdefault("use_model", bool(self.project.models))
-        if "from_revision" not in options and open_checkpoint(path).tag is None:
-            options["from_revision"] = "base"
+        if "from_revision" not in options:
+            tagged = open_checkpoint(path, carry=self.project.carry).tag is not None
+            options["from_revision"] = None if tagged else "base"
         return Request(**options)  # type: ignore[arg-type]
 
     def run(
