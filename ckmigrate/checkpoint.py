@@ -495,33 +495,34 @@ class Checkpoint:
 
     def apply(self, steps: Sequence[Step]) -> None:
         """Apply steps all at once; MigrationError CKM522 where two give one name."""
-        gone = self._require_disjoint(steps)
+        gone, new = self._require_disjoint(steps)
         outputs: list[Expr] = []
         place: dict[str, Sequence[str]] = {}
         for sources, targets, kernel in steps:
-            inputs = tuple([self._entries[name] for name in sources])
+            if len(sources) == 1:
+                inputs: tuple[Expr, ...] = (self._entries[sources[0]],)
+                place[sources[0]] = targets
+            else:
+                inputs = tuple([self._entries[name] for name in sources])
+                place.update(_placed(sources, targets))
             made = kernel.apply(inputs)
             if len(made) != len(targets):
                 raise AssertionError(f"{kernel} made {len(made)} of {len(targets)} tensors")
             outputs += made
             self.checks += kernel.checks(inputs)
-            if len(sources) == 1:
-                place[sources[0]] = targets
-            else:
-                place.update(_placed(sources, targets))
-        named = dict(zip((name for step in steps for name in step.targets), outputs, strict=True))
+        named = dict(zip(new, outputs, strict=True))
         self._entries = _rebuilt(self._entries, gone, place, named)
         self._ties = _moved_ties(self._ties, steps)
 
-    def _require_disjoint(self, steps: Sequence[Step]) -> set[str]:
-        """The names that the steps take."""
+    def _require_disjoint(self, steps: Sequence[Step]) -> tuple[set[str], list[str]]:
+        """The names that the steps take, and those that they give in order."""
         sources = [name for step in steps for name in step.sources]
         targets = [name for step in steps for name in step.targets]
         gone, made = set(sources), set(targets)
         twice = len(gone) < len(sources) or len(made) < len(targets)
         if twice or not self._entries.keys().isdisjoint(made - gone):
             raise _overlap(steps, self._entries)
-        return gone
+        return gone, targets
 
     def add_record(self, record: Record) -> None:
         self.records.append(replace(record, line=self._line()))
