@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ckmigrate.compile import TracedScript, start, trace
+from ckmigrate.checkpoint import Ties
+from ckmigrate.compile import State, TracedScript, start, trace
 from ckmigrate.errors import CkmigrateError, IdentifyError
 from ckmigrate.fold import skeleton
-from ckmigrate.meta import Meta
+from ckmigrate.lookalikes import lookalikes, same_shapes
+from ckmigrate.meta import Meta, is_unknown_metadata
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.targets import resolve
@@ -72,6 +74,15 @@ class Replay:
         """Scripts that could not be replayed, and why; complete once a schema was asked for."""
         return {}
 
+    @cached_property
+    def unknown(self) -> frozenset[str]:
+        """Revisions that cannot be replayed because a script on the way reads metadata."""
+        known = self._traced
+        readers = {rev for rev, error in self.failures.items() if is_unknown_metadata(error)}
+        others = [script.id for script in self.history.order if script.id not in known]
+        ancestors = self.history.ancestors
+        return frozenset(rev for rev in others if rev in readers or readers & ancestors(rev))
+
     def traced(self, revision: str) -> TracedScript | None:
         """What one script does on the snapshot; None where it cannot be replayed."""
         return self._traced.get(revision)
@@ -99,6 +110,7 @@ def identify(
     meta: Meta,
     release_keys: Sequence[str],
     replays: Mapping[str, Replay],
+    ties: Ties = (),
     override: str | None = None,
 ) -> Identity:
     """The revision of a checkpoint; IdentifyError CKM41x with the candidates and the way out."""
@@ -108,9 +120,21 @@ def identify(
     if tag_text is not None:
         return _from_tag(history, project, parse_tag(tag_text))
     release = _release(meta, release_keys)
+    alike = candidates(schema, replays)
+    if len(alike) == 1:
+        alike += _lookalikes(history, alike[0], start(schema, ties=ties, meta=meta), replays)
     if release is not None:
-        return _from_release(history, *release, candidates(schema, replays))
-    return _from_signature(history, schema, replays)
+        return _from_release(history, *release, alike)
+    return _from_signature(history, schema, alike, replays)
+
+
+def _lookalikes(
+    history: History, revision: str | None, state: State, replays: Mapping[str, Replay]
+) -> tuple[str, ...]:
+    """Where the file may be as well, for all that its names and shapes tell."""
+    unknown = {rev for replay in replays.values() for rev in replay.unknown}
+    params = next((replay.params for replay in replays.values()), {})
+    return lookalikes(history, revision, state, params, unknown) if unknown else ()
 
 
 def _readable(tag_text: str | None) -> Tag | None:
@@ -184,8 +208,12 @@ def _from_release(history: History, key: str, text: str, alike: Sequence[str | N
     raise _ambiguous(fitting or possible, history, f"release {text} {why}")
 
 
-def _from_signature(history: History, schema: Schema, replays: Mapping[str, Replay]) -> Identity:
-    matching = candidates(schema, replays)
+def _from_signature(
+    history: History,
+    schema: Schema,
+    matching: Sequence[str | None],
+    replays: Mapping[str, Replay],
+) -> Identity:
     if len(matching) == 1:
         return Identity(matching[0], "names and shapes of its tensors")
     if matching:
@@ -197,7 +225,7 @@ def candidates(schema: Schema, replays: Mapping[str, Replay]) -> tuple[str | Non
     """The revisions whose names and shapes fit; where there are none, those that fit but for the
     number of layers and their sizes."""
     known = _known(replays)
-    for fits in (_same_shapes, _same_signature):
+    for fits in (same_shapes, _same_signature):
         matching = tuple(dict.fromkeys(rev for rev, found in known if fits(schema, found)))
         if matching:
             return matching
@@ -206,13 +234,6 @@ def candidates(schema: Schema, replays: Mapping[str, Replay]) -> tuple[str | Non
 
 def _known(replays: Mapping[str, Replay]) -> list[tuple[str | None, Schema]]:
     return [(rev, found) for replay in replays.values() for rev, found in replay.schemas().items()]
-
-
-def _same_shapes(schema: Schema, other: Schema) -> bool:
-    return len(schema) == len(other) and all(
-        name in other and other[name].shape == spec.shape and _kind(other[name]) == _kind(spec)
-        for name, spec in schema.items()
-    )
 
 
 def _same_signature(schema: Schema, other: Schema) -> bool:

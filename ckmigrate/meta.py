@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ckmigrate.errors import MigrationError
+from ckmigrate.errors import CkmigrateError
 from ckmigrate.formats import meta_tree
 from ckmigrate.formats.state_dict import is_state_dict
 from ckmigrate.formats.tree import Tensor
@@ -170,7 +170,7 @@ class Meta:
             )
 
 
-def is_unknown_metadata(error: MigrationError) -> bool:
+def is_unknown_metadata(error: CkmigrateError) -> bool:
     """Whether a replay stopped because a script reads metadata."""
     return error.code == "CKM573"
 

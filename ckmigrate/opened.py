@@ -112,6 +112,7 @@ def identify_opened(
             meta=opened.meta,
             release_keys=project.release_keys,
             replays=replays(project, history, request.params) if known is None else known,
+            ties=opened.layout.ties,
             override=request.from_revision,
         )
     except IdentifyError as error:

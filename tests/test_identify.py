@@ -287,8 +287,32 @@ def test_half_precision_is_the_same_architecture(tmp_path: Path) -> None:
     assert signature(schema_of(half)) == signature(schema_of(base(5)))
 
 
-def test_revisions_behind_a_script_that_reads_metadata_are_left_out(tmp_path: Path) -> None:
+def test_revisions_behind_a_script_that_reads_metadata_are_told_by_those_of_the_file(
+    tmp_path: Path,
+) -> None:
     body = "ck.reshape('a', (ck.meta['heads'], -1))"
     zoo = Zoo(tmp_path, "ck.rename('z', 'a')", body, base={"z": torch.ones(4)})
-    assert found(zoo, zoo.save({"a": torch.ones(4)})).revision == revision(1)
+    before = zoo.save({"model": {"a": torch.ones(4)}, "heads": 2})
+    assert found(zoo, before).revision == revision(1)
     assert refused(zoo, zoo.save({"a": torch.ones(2, 2)})).code == "CKM414"
+
+
+def test_a_revision_that_metadata_decide_is_not_ruled_out_because_it_was_not_replayed(
+    tmp_path: Path,
+) -> None:
+    # Names and shapes are those of the base, and the script would permute a second time.
+    body = "if ck.meta['heads'] == 2: ck.permute('a', (1, 0))"
+    zoo = Zoo(tmp_path, body, base={"a": torch.ones(2, 2)})
+    error = refused(zoo, zoo.save({"model": {"a": torch.ones(2, 2)}, "heads": 2}))
+    assert error.code == "CKM413"
+    assert error.details == ("base", zoo.history.label(revision(1)))
+
+
+def test_a_file_whose_metadata_were_renamed_may_be_behind_the_script_that_did_it(
+    tmp_path: Path,
+) -> None:
+    body = "ck.meta.get('heads')\nck.meta.rename('heads', 'n')\nck.transpose('a', 0, 1)"
+    zoo = Zoo(tmp_path, body, "ck.rename('a', 'b')", base={"a": torch.ones(2, 2)})
+    error = refused(zoo, zoo.save({"model": {"a": torch.ones(2, 2)}, "n": 2}))
+    assert error.code == "CKM413"
+    assert error.details[:2] == ("base", zoo.history.label(revision(1)))

@@ -26,7 +26,7 @@ LAYERS = (
     "project snapshot tag",
     "lower compile",
     "plan strict target",
-    "identify execute.*",
+    "lookalikes identify execute.*",
     "opened uncollected output verify prepare",
     "migrate",
     "report.*",

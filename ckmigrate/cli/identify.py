@@ -79,6 +79,7 @@ def _explained(opened: Opened, project: Project, history: History, request: Requ
             meta=opened.meta,
             release_keys=project.release_keys,
             replays=known,
+            ties=opened.layout.ties,
         )
     except IdentifyError as error:
         lines = [text, f"  → unknown: {printable(error.what)}"]
