@@ -90,6 +90,19 @@ def test_entries_are_counted_by_what_happens_to_them(tmp_path: Path) -> None:
     assert found["moved"] + found["computed"] == 2
 
 
+def test_the_second_name_of_a_tied_tensor_is_not_renamed_by_that(tmp_path: Path) -> None:
+    path = tmp_path / "0001_test.py"
+    path.write_text(f"{_HEAD}\n\ndef upgrade(ck):\n    ck.rename('b', 'c')\n")
+    specs = Schema({name: TensorSpec(DType.F32, (1,)) for name in ("a", "b", "z")})
+    before = start(specs, ties=(("z", "a", "b"),))
+    plans = [
+        make_plan(trace(scripts, before, {}), is_plain=lambda _: True, peak=lambda _: 0)
+        for scripts in ([], [read_script(path)])
+    ]
+    found = [counts(plan) for plan in plans]
+    assert [(f["unchanged"], f["renamed"]) for f in found] == [(3, 0), (2, 1)]
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_lines_are_broken_between_parts_and_never_too_wide(width: int) -> None:
     names = [f"{'encoder.' * 9}part{i}.weight [64,64]" for i in range(3)]

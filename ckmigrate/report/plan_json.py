@@ -44,7 +44,7 @@ def plan_data(prepared: Prepared) -> dict[str, object]:
         "from": identity_data(prepared.history, prepared.identity),
         "to": revision_data(prepared.history, prepared.to_revision),
         "migrations": [_migration(traced) for traced in plan.trace.scripts],
-        "entries": [_entry(entry) for entry in plan.entries],
+        "entries": [_entry(plan, entry) for entry in plan.entries],
         "dropped": list(dropped(plan)),
         "totals": _totals(plan),
         "needs_torch": plan.needs_torch,
@@ -72,10 +72,10 @@ def _migration(traced: TracedScript) -> dict[str, object]:
     }
 
 
-def _entry(entry: Entry) -> dict[str, object]:
+def _entry(plan: Plan, entry: Entry) -> dict[str, object]:
     return {
         **entry_data(entry.name, entry.spec),
-        "kind": kind_of(entry),
+        "kind": kind_of(plan, entry),
         "work": type(entry.lowered).__name__.lower(),
         "sources": list(sources(entry.expr)),
     }
