@@ -1,23 +1,18 @@
 """The symbolic checkpoint: what `upgrade(ck)` talks to.
 
-It knows names, shapes, dtypes and metadata, never values. Each operation is resolved into steps,
-the steps are applied to the expressions all at once, and the record of what was done is kept: plan,
-inverse and digest are read off the records.
+It knows names, shapes, dtypes and metadata, never values. Each method resolves its arguments into
+steps, which the recorder applies and records: plan, inverse and digest are read off the records.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 
-from ckmigrate.errors import MigrationError
 from ckmigrate.expr import Expr
 from ckmigrate.init import Initialiser, zeros
 from ckmigrate.meta import Meta, MetaEdit
-from ckmigrate.names import Match, nearest
+from ckmigrate.names import Match
 from ckmigrate.operations import cast, compute, copy, gather, init, rearrange, resize, split, stack
 from ckmigrate.operations.assign import Assign, Taken
 from ckmigrate.operations.compute import Function, Specs
@@ -25,57 +20,15 @@ from ckmigrate.operations.matching import select
 from ckmigrate.operations.rearrange import ShapeLike
 from ckmigrate.operations.rename import rename
 from ckmigrate.operations.resize import Anchor
+from ckmigrate.params import Params
+from ckmigrate.recorder import Recorder
 from ckmigrate.scalar import Number
-from ckmigrate.spec import Schema, TensorSpec
-from ckmigrate.step import Check, Schemas, Step, refuse
+from ckmigrate.spec import Schema
+from ckmigrate.step import Schemas, Step, refuse
 from ckmigrate.symbolic import SymbolicTensor
+from ckmigrate.ties import Ties
 
-__all__ = ["Checkpoint", "Record"]
-
-Ties = tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One call of an operation: its arguments as text, its line, its steps, and the specs of the
-    whole checkpoint before and after. A call on metadata has an edit and no steps."""
-
-    operation: str
-    arguments: str
-    line: int | None
-    steps: tuple[Step, ...] = ()
-    before: Schemas = ()  # type: ignore[assignment]
-    after: Schemas = ()  # type: ignore[assignment]
-    edit: MetaEdit | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Take:
-    """One call of `take`; equal only to itself."""
-
-    name: str
-    line: int | None
-
-
-class _Specs(Mapping[str, TensorSpec]):
-    """The specs of a mapping of expressions, without building a second mapping."""
-
-    __slots__ = ("_entries",)
-
-    def __init__(self, entries: dict[str, Expr]) -> None:
-        self._entries = entries
-
-    def __getitem__(self, name: str) -> TensorSpec:
-        return self._entries[name].spec
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
+__all__ = ["Checkpoint"]
 
 
 class Checkpoint:
@@ -97,76 +50,58 @@ class Checkpoint:
         script: str = "",
         path: str = "",
     ) -> None:
-        self._entries = dict(entries)
-        self._ties = ties
         self._params = dict(params or {})
         self._revision = revision
-        self._script = script
-        self._path = path
-        self._taken: list[_Take] = []
-        self.records: list[Record] = []
-        self.checks: list[Check] = []
-        self._meta = meta or Meta.unknown()
+        self._recorder = Recorder(entries, ties, meta or Meta.unknown(), script=script, path=path)
+        self._operation = self._recorder.operation
 
     # -- reading --------------------------------------------------------------------------
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every name, in the order of the checkpoint."""
-        return tuple(self._entries)
+        return tuple(self._recorder.entries)
 
     @property
     def entries(self) -> Mapping[str, Expr]:
-        return self._entries
+        return self._recorder.entries
 
     @property
     def schema(self) -> Schema:
-        return Schema((name, expr.spec) for name, expr in self._entries.items())
+        return Schema((name, expr.spec) for name, expr in self._recorder.entries.items())
 
     @property
     def ties(self) -> Ties:
         """Groups of names that share one tensor."""
-        return self._ties
+        return self._recorder.ties
 
     @property
     def meta(self) -> RecordedMeta:
         """The entries of the checkpoint that are not tensors, by dotted path."""
-        return RecordedMeta(self)
+        return RecordedMeta(self._recorder)
 
     @property
     def params(self) -> Mapping[str, object]:
         """Parameters of the configuration and of --param, by name."""
-        return _Params(self._params)
+        return Params(self._params)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._recorder.entries
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._recorder.entries)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def __getitem__(self, name: str) -> SymbolicTensor:
-        with self._context("ck[…]"):
-            return SymbolicTensor(self._require(name), name)
+        with self._recorder.context("ck[…]"):
+            return SymbolicTensor(self._recorder.require(name), name)
 
     def match(self, pattern: str | re.Pattern[str]) -> tuple[Match, ...]:
         """Every entry that the pattern matches, with its captures; may be empty."""
-        with self._context("match"):
+        with self._recorder.context("match"):
             return select(pattern, self._specs, optional=True)
-
-    def _require(self, name: str) -> Expr:
-        found = self._entries.get(name)
-        if found is None:
-            near = nearest(name, self._entries) if isinstance(name, str) else ()
-            raise refuse(
-                "CKM531",
-                f"the checkpoint has no entry {name!r}",
-                why=f"Nearest: {', '.join(near)}." if near else "Nothing is named like it.",
-                fix=f"Correct the name, or ask first: if {name!r} in ck.",
-            )
-        return found
 
     # -- operations -----------------------------------------------------------------------
 
@@ -360,7 +295,7 @@ class Checkpoint:
     def untie(self, pattern: str, *, optional: bool = False) -> None:
         """Make tied entries independent copies."""
         with self._operation("untie", pattern, optional=optional) as apply:
-            apply(copy.untie(self._specs, pattern, self._ties, optional=optional))
+            apply(copy.untie(self._specs, pattern, self._recorder.ties, optional=optional))
 
     def merge_equal(
         self, sources: str | Sequence[str], target: str, *, optional: bool = False
@@ -430,22 +365,20 @@ class Checkpoint:
                     why="An entry is an expression over entries: ck[…], ck.take(…), concat, stack.",
                     fix="Use init() for new values and compute() for computed ones.",
                 )
-            old = (name,) if name in self._entries else ()
+            old = (name,) if name in self._recorder.entries else ()
             apply((Step(old, (name,), Assign(tensor.expr)),))
-            self._taken = [mark for mark in self._taken if mark not in tensor.taken]
+            self._recorder.use(tensor.taken)
 
     def take(self, name: str) -> SymbolicTensor:
         """The tensor, and the entry goes; it must be used in an expression that is assigned."""
         with self._operation("take", name) as apply:
-            taken = self._require(name)
+            taken = self._recorder.require(name)
             apply((Step((name,), (), Taken()),))
-            mark = _Take(name, self._line())
-            self._taken.append(mark)
-            return SymbolicTensor(taken, name, frozenset({mark}))
+            return SymbolicTensor(taken, name, frozenset({self._recorder.take(name)}))
 
     def todo(self, text: str) -> None:
         """A place that somebody has yet to fill in; refuses to run."""
-        with self._context("todo"):
+        with self._recorder.context("todo"):
             raise refuse(
                 "CKM528",
                 f"the script is not finished: {text}",
@@ -453,276 +386,47 @@ class Checkpoint:
                 fix="Replace the todo() by the operation that is meant.",
             )
 
-    # -- the engine -----------------------------------------------------------------------
+    # -- for the tracer -------------------------------------------------------------------
+
+    @property
+    def recorder(self) -> Recorder:
+        """The state behind this checkpoint; scripts have no use for it."""
+        return self._recorder
 
     @property
     def _specs(self) -> Schemas:
-        return _Specs(self._entries)
-
-    @contextmanager
-    def _operation(
-        self, operation: str, *args: object, **kwargs: object
-    ) -> Iterator[Callable[[tuple[Step, ...]], None]]:
-        """Record one call: the block resolves its steps and hands them over."""
-
-        def apply(steps: tuple[Step, ...]) -> None:
-            before = self._specs
-            self.apply(steps)
-            text = call_text(args, kwargs)
-            self.records.append(Record(operation, text, self._line(), steps, before, self._specs))
-
-        with self._context(operation):
-            yield apply
-
-    @contextmanager
-    def _context(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except MigrationError as error:
-            if error.where is None and self._script:
-                line = self._line()
-                place = f"{self._script}, line {line}" if line else self._script
-                error.where = f"{place}: {operation}"
-            raise
-
-    def _line(self) -> int | None:
-        frame = sys._getframe(1)
-        while frame is not None:
-            if self._path and frame.f_code.co_filename == self._path:
-                return frame.f_lineno
-            frame = frame.f_back  # type: ignore[assignment]
-        return None
-
-    def apply(self, steps: Sequence[Step]) -> None:
-        """Apply steps all at once; MigrationError CKM522 where two give one name."""
-        gone, new = self._require_disjoint(steps)
-        outputs: list[Expr] = []
-        place: dict[str, Sequence[str]] = {}
-        for sources, targets, kernel in steps:
-            if len(sources) == 1:
-                inputs: tuple[Expr, ...] = (self._entries[sources[0]],)
-                place[sources[0]] = targets
-            else:
-                inputs = tuple([self._entries[name] for name in sources])
-                place.update(_placed(sources, targets))
-            made = kernel.apply(inputs)
-            if len(made) != len(targets):
-                raise AssertionError(f"{kernel} made {len(made)} of {len(targets)} tensors")
-            outputs += made
-            self.checks += kernel.checks(inputs)
-        named = dict(zip(new, outputs, strict=True))
-        self._entries = _rebuilt(self._entries, gone, place, named)
-        self._ties = _moved_ties(self._ties, steps)
-
-    def _require_disjoint(self, steps: Sequence[Step]) -> tuple[set[str], list[str]]:
-        """The names that the steps take, and those that they give in order."""
-        sources = [name for step in steps for name in step.sources]
-        targets = [name for step in steps for name in step.targets]
-        gone, made = set(sources), set(targets)
-        twice = len(gone) < len(sources) or len(made) < len(targets)
-        if twice or not self._entries.keys().isdisjoint(made - gone):
-            raise _overlap(steps, self._entries)
-        return gone, targets
-
-    def add_record(self, record: Record) -> None:
-        self.records.append(replace(record, line=self._line()))
-
-    def undo(self, record: Record, steps: tuple[Step, ...]) -> None:
-        """Apply the inverse of a record."""
-        for step in steps:
-            for name in step.sources:
-                self._require(name)
-        before = self._specs
-        self.apply(steps)
-        after = self._specs
-        edit = record.edit.inverse() if record.edit else None
-        if edit is not None:
-            self._meta, edit = self._meta.apply(edit)
-        text = f"undo {record.operation}"
-        self.records.append(Record(text, record.arguments, record.line, steps, before, after, edit))
-
-    @property
-    def current_meta(self) -> Meta:
-        return self._meta
-
-    def finish(self) -> None:
-        """Check that everything that was taken is part of some entry; end of a script."""
-        for mark in self._taken:
-            error = refuse(
-                "CKM529",
-                f"'{mark.name}' was taken and is used nowhere",
-                why="Every entry of a checkpoint is used, or dropped by name.",
-                fix=f"Assign an expression that uses it, or drop({mark.name!r}, reason=…).",
-            )
-            place = f"{self._script}, line {mark.line}" if mark.line else self._script
-            error.where = f"{place}: take" if place else None
-            raise error
-
-
-def _overlap(steps: Sequence[Step], entries: Mapping[str, Expr]) -> MigrationError:
-    """Names the first clash of steps that are known to have one."""
-    taken: set[str] = set()
-    for name in (name for step in steps for name in step.sources):
-        if name in taken:
-            return refuse(
-                "CKM522",
-                f"'{name}' is used twice in one call",
-                why="Two groups of the same operation take it.",
-                fix="Make the pattern narrower, or copy the entry first.",
-            )
-        taken.add(name)
-    holders = {name: f"the existing '{name}'" for name in entries if name not in taken}
-    for step in steps:
-        label = f"'{step.sources[0]}'" if step.sources else "a new entry"
-        for name in step.targets:
-            if name in holders:
-                return refuse(
-                    "CKM522",
-                    f"two entries would be called '{name}': {holders[name]} and {label}",
-                    why="A name holds one tensor; ckmigrate never lets the last one win.",
-                    fix="Rename or drop one of them first.",
-                )
-            holders[name] = label
-    raise AssertionError("the steps do not clash")
-
-
-def _placed(sources: tuple[str, ...], targets: tuple[str, ...]) -> dict[str, list[str]]:
-    """By source, the targets that stand where it stood: its own name there, others at the first."""
-    place: dict[str, list[str]] = {}
-    for target in targets if sources else ():
-        place.setdefault(target if target in sources else sources[0], []).append(target)
-    return place
-
-
-def _rebuilt(
-    entries: dict[str, Expr],
-    gone: set[str],
-    place: Mapping[str, Sequence[str]],
-    made: Mapping[str, Expr],
-) -> dict[str, Expr]:
-    """The entries in order: a kept name stays, a new one stands where its first source stood."""
-    result: dict[str, Expr] = {}
-    for name, expr in entries.items():
-        if name not in gone:
-            result[name] = expr
-        else:
-            for target in place.get(name, ()):
-                result[target] = made[target]
-    result.update(made)  # those without a source come last
-    return result
-
-
-def _moved_ties(ties: Ties, steps: Sequence[Step]) -> Ties:
-    """Tied groups under their new names; only one-to-one steps keep a tie."""
-    joined = [step.targets for step in steps if getattr(step.kernel, "tied", False) is True]
-    if not ties and not joined:
-        return ()
-    moved = {name: _tied_name(step, name) for step in steps for name in step.sources}
-    groups = [[new for name in group if (new := moved.get(name, name))] for group in ties]
-    for names in joined:
-        touching = [group for group in groups if set(group) & set(names)]
-        groups = [group for group in groups if group not in touching]
-        groups.append(list(dict.fromkeys([n for group in touching for n in group] + [*names])))
-    return tuple(tuple(group) for group in groups if len(group) > 1)
-
-
-def _tied_name(step: Step, name: str) -> str | None:
-    """The name under which an entry stays tied to the others of its group; None where it leaves."""
-    kernel = step.kernel
-    if isinstance(kernel, copy.Retie) and not kernel.tied:
-        return None
-    if len(step.sources) == len(step.targets) == 1:
-        return step.targets[0]
-    keeps = isinstance(kernel, (copy.Duplicate, copy.Retie, copy.Merge, init.Drop))
-    return name if keeps and name in step.targets else None
-
-
-def call_text(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
-    """Arguments as a script would write them; defaults left out, functions as a word."""
-    words = [_text(value) for value in args]
-    words += [
-        f"{key}={_text(value)}"
-        for key, value in kwargs.items()
-        if value is not None and value is not False
-    ]
-    return ", ".join(words)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, re.Pattern):
-        return f"re.compile({value.pattern!r})"
-    if isinstance(value, Initialiser):
-        return f"init.{value}"
-    if callable(value):
-        name = getattr(value, "__name__", "function")
-        return "function" if name == "<lambda>" else name
-    return repr(value)
-
-
-class _Params(Mapping[str, object]):
-    """Parameters; a missing one says how to give it."""
-
-    def __init__(self, values: Mapping[str, object]) -> None:
-        self._values = values
-
-    def __getitem__(self, name: str) -> object:
-        if name not in self._values:
-            known = ", ".join(sorted(self._values)) or "none"
-            raise refuse(
-                "CKM534",
-                f"parameter {name!r} is not given",
-                why=f"The script asks for it; known parameters: {known}.",
-                fix=f"Add it to [tool.ckmigrate.params], or give --param {name}=VALUE.",
-            )
-        return self._values[name]
-
-    def get(self, name: str, default: object = None) -> object:
-        """The parameter, or the default where it is not given."""
-        return self._values.get(name, default)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+        return self._recorder.specs
 
 
 class RecordedMeta:
     """`ck.meta`: reads, and edits that are recorded."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._ck = checkpoint
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
 
     def __getitem__(self, path: str) -> object:
-        with self._ck._context("meta"):
-            return self._ck._meta.get(path)
+        with self._recorder.context("meta"):
+            return self._recorder.meta.get(path)
 
     def get(self, path: str, default: object = None) -> object:
         """The value at a dotted path, or the default."""
-        with self._ck._context("meta"):
-            return self._ck._meta.get(path) if path in self._ck._meta else default
+        with self._recorder.context("meta"):
+            meta = self._recorder.meta
+            return meta.get(path) if path in meta else default
 
     def __contains__(self, path: object) -> bool:
-        with self._ck._context("meta"):
-            return path in self._ck._meta
+        with self._recorder.context("meta"):
+            return path in self._recorder.meta
 
     def rename(self, old: str, new: str, *, optional: bool = False) -> None:
         """Move a value to another path; where optional, a file without it stays as it is."""
-        self._edit(MetaEdit("rename", old, new=new, optional=optional), old, new, optional=optional)
+        edit = MetaEdit("rename", old, new=new, optional=optional)
+        self._recorder.edit_meta(edit, old, new, optional=optional)
 
     def set(self, path: str, value: object) -> None:
         """Add or replace a value: a number, text, bool, None, or lists and dicts of them."""
-        self._edit(MetaEdit("set", path, value=value), path, value)
+        self._recorder.edit_meta(MetaEdit("set", path, value=value), path, value)
 
     def drop(self, path: str) -> None:
         """Remove a value."""
-        self._edit(MetaEdit("drop", path), path)
-
-    def _edit(self, edit: MetaEdit, *args: object, **kwargs: object) -> None:
-        with self._ck._context(f"meta.{edit.kind}"):
-            self._ck._meta, done = self._ck._meta.apply(edit)
-            record = Record(f"meta.{edit.kind}", call_text(args, kwargs), None, edit=done)
-            self._ck.add_record(record)
+        self._recorder.edit_meta(MetaEdit("drop", path), path)

@@ -12,13 +12,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ckmigrate.checkpoint import Checkpoint, Record, Ties
+from ckmigrate.checkpoint import Checkpoint
 from ckmigrate.errors import CkmigrateError, MigrationError
 from ckmigrate.expr import Expr, Source
 from ckmigrate.meta import Meta
+from ckmigrate.recorder import Record
 from ckmigrate.revisions.script import LoadedScript, Script
 from ckmigrate.spec import Schema
 from ckmigrate.step import Check, Irreversible, Step
+from ckmigrate.ties import Ties
 
 __all__ = ["State", "Trace", "TracedScript", "start", "trace", "trace_back"]
 
@@ -103,7 +105,7 @@ def _run(
     ck = _checkpoint(script, state, params)
     try:
         function(ck)  # type: ignore[operator]
-        ck.finish()
+        ck.recorder.finish()
     except CkmigrateError as error:
         error.where = error.where or _place(script, error)
         raise
@@ -125,8 +127,9 @@ def _checkpoint(script: Script, state: State, params: Mapping[str, object]) -> C
 
 
 def _traced(script: Script, ck: Checkpoint, before: State, direction: str) -> TracedScript:
-    after = State(ck.entries, ck.ties, ck.current_meta)
-    return TracedScript(script, tuple(ck.records), tuple(ck.checks), before, after, direction)
+    done = ck.recorder
+    after = State(done.entries, done.ties, done.meta)
+    return TracedScript(script, tuple(done.records), tuple(done.checks), before, after, direction)
 
 
 def _script_failure(script: Script, error: BaseException, direction: str) -> MigrationError:
@@ -231,7 +234,7 @@ def _undo(
     ck = _checkpoint(script, state, params)
     for record in reversed(traced.records):
         try:
-            ck.undo(record, inverse_steps(record))
+            ck.recorder.undo(record, inverse_steps(record))
         except CkmigrateError as error:
             error.where = error.where or f"{script.path.name}, line {record.line}: undo"
             raise

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ckmigrate.checkpoint import Ties
 from ckmigrate.compile import State, TracedScript, start, trace
 from ckmigrate.errors import CkmigrateError, IdentifyError
 from ckmigrate.fold import skeleton
@@ -25,6 +24,7 @@ from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
 from ckmigrate.tag import Tag, parse_tag
+from ckmigrate.ties import Ties
 
 __all__ = ["Identity", "Replay", "candidates", "identify"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ckmigrate.checkpoint import Ties
 from ckmigrate.compile import Trace, start, trace, trace_back
 from ckmigrate.errors import MigrationError
 from ckmigrate.execute.evaluate import Evaluator
@@ -16,6 +15,7 @@ from ckmigrate.expr import Expr
 from ckmigrate.meta import Meta
 from ckmigrate.revisions.script import Script, read_script
 from ckmigrate.spec import DType, Schema, TensorSpec
+from ckmigrate.ties import Ties
 
 HEAD = '''"""A change."""
 import torch

@@ -64,7 +64,7 @@ def test_a_refused_operation_changes_nothing() -> None:
         with pytest.raises(MigrationError):
             call()
         assert dict(ck.entries) == before
-    assert ck.records == []
+    assert ck.recorder.records == []
 
 
 def test_records_say_what_was_done_and_where(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_records_say_what_was_done_and_where(tmp_path: Path) -> None:
 def test_steps_of_one_record_are_undone_together() -> None:
     ck = checkpoint(a=(1,), b=(2,))
     ck.rename("{a,b}", "{b,a}")
-    (record,) = ck.records
-    ck.undo(record, inverse_steps(record))
+    (record,) = ck.recorder.records
+    ck.recorder.undo(record, inverse_steps(record))
     assert {name: expr.spec.shape for name, expr in ck.entries.items()} == {"a": (1,), "b": (2,)}
 
 
@@ -103,7 +103,7 @@ def test_two_tied_groups_may_join() -> None:
     ck = Checkpoint(state.entries, ties=state.ties)
     ck.tie("a", "c")
     assert list(ck.ties) == [("a", "b", "c", "d")]
-    assert len(ck.checks) == 1
+    assert len(ck.recorder.checks) == 1
 
 
 def test_parameters(tmp_path: Path) -> None:
@@ -198,5 +198,5 @@ def test_a_long_history_of_small_renames_does_not_grow_quadratically() -> None:
     began = time.process_time()
     for number in range(100):
         ck.rename(f"model.blocks.{number}.attn.qkv.w", f"model.blocks.{number}.x")
-    ck.finish()
+    ck.recorder.finish()
     assert time.process_time() - began < 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ckmigrate.checkpoint import Record
 from ckmigrate.compile import TracedScript
 from ckmigrate.fold import fold, fold_names, skeleton
+from ckmigrate.recorder import Record
 from ckmigrate.report.schema import shape_text
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Step

@@ -72,7 +72,7 @@ def perform(ck: Checkpoint, act: Act) -> None:
 def run(ck: Checkpoint, acts: Sequence[Act]) -> Checkpoint:
     for act in acts:
         perform(ck, act)
-    ck.finish()
+    ck.recorder.finish()
     return ck
 
 

@@ -24,7 +24,7 @@ from tests.laws.chains import (
 def test_up_then_down_is_the_identity(case: Case, in_one_trace: bool) -> None:
     up = run(checkpoint(case.entries, case.ties), case.acts)
     steps = []
-    for record in reversed(up.records):
+    for record in reversed(up.recorder.records):
         try:
             steps.append((record, inverse_steps(record)))
         except Irreversible:
@@ -34,11 +34,11 @@ def test_up_then_down_is_the_identity(case: Case, in_one_trace: bool) -> None:
     data = (case.naive(0) if in_one_trace else above).bytes_by_name()
     schema = case.schema if in_one_trace else schema_of(above.entries)
     for record, back in steps:
-        down.undo(record, back)
+        down.recorder.undo(record, back)
     assert down.schema == case.schema
     for name, wanted in case.naive(0).bytes_by_name().items():
         found = bytes_of(down.entries[name], data, schema)
         assert found == wanted or (found is None and case.entries[name].dtype.bits < 8)
-    for check in down.checks:
+    for check in down.recorder.checks:
         left, right = (bytes_of(side, data, schema) for side in (check.left, check.right))
         assert left == right or None in (left, right), check.claim
