@@ -317,10 +317,37 @@ def test_what_holds_the_weights_is_no_copy_of_them() -> None:
     assert kinds(find(tree, weights="nets.gen")) == {("nets", "0.weight"): "other"}
 
 
-def test_a_copy_is_looked_for_three_keys_deep() -> None:
+def test_a_copy_is_found_however_deep_it_lies() -> None:
     copy = {"0.weight": torch.zeros(2, 3)}
-    tree = {"model": net().state_dict(), "a": {"b": {"c": copy, "d": {"e": copy}}}}
-    assert kinds(find(tree)) == {("a", "b", "c"): "copy", ("a", "b", "d", "e"): "other"}
+    tree = {"model": net().state_dict(), "a": {"b": {"c": copy, "d": {"e": {"f": copy}}}}}
+    assert kinds(find(tree)) == {("a", "b", "c"): "copy", ("a", "b", "d", "e", "f"): "copy"}
+
+
+def test_copies_without_names_are_known_by_their_shapes() -> None:
+    def copies() -> list[torch.Tensor]:
+        return [tensor.clone() for tensor in net().state_dict().values()]
+
+    tree = {
+        "model": net().state_dict(),
+        "ema": {"decay": 0.9, "shadow_params": copies(), "collected_params": None},
+        "optim": {"step": 3, "moments": {str(i): {"m": t} for i, t in enumerate(copies())}},
+        "flat": {f"state.{i}.exp_avg": t for i, t in enumerate(copies())} | {"lr": 0.1},
+        "normalizer": {"mean": torch.zeros(2), "std": torch.ones(2)},
+        "projection": torch.zeros(2, 3),
+    }
+    found = kinds(find(tree))
+    copied = {path[0] for path, kind in found.items() if kind == "copy"}
+    assert copied == {"ema", "optim", "flat"}
+    assert found[("ema", "shadow_params")] == "copy"
+
+
+def test_copies_inside_opaque_objects_are_known_by_their_shapes() -> None:
+    weights = stored(net().state_dict()).tree
+    average = Object(Global("zoo", "Ema"), has_state=True, state={"shadow": []})
+    average.state = {"shadow": [child(weights, (name,)) for name in NAMES]}
+    tree: dict[object, object] = {"model": weights, "ema": average}
+    layout = find_weights(Stored(Path("m.pt"), "torch", FileIdentity(0, 0, 0, 0), tree, {}))
+    assert kinds(layout) == {("ema",): "copy"}
 
 
 def test_a_copy_shows_its_own_layout() -> None:

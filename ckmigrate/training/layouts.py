@@ -25,6 +25,7 @@ from ckmigrate.formats.state_dict import (
 )
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path, child, drop, entries_of, holders, put, steps
+from ckmigrate.training.resemblance import resembling
 
 __all__ = [
     "KNOWN_KEYS",
@@ -40,7 +41,7 @@ __all__ = [
 KNOWN_KEYS = ("state_dict", "model", "model_state_dict", "module")
 WRAPPERS = ("module", "_orig_mod")
 
-_COPY_DEPTH = 3
+_DEPTH_OF_CHOICES = 3
 _MAX_DEPTH = 100
 _MAX_STEPS = 10_000_000
 _MAX_CHOICES = 8
@@ -52,7 +53,8 @@ class Outside:
 
     path         keys and list indices from the top of the tree
     kind         "optimizer": a dict of `state` and `param_groups`; "copy": a mapping that repeats
-                 names of the weights, such as an EMA; "other": random states, normalisation …
+                 names of the weights, such as an EMA, or several tensors with shapes of weights;
+                 "other": random states, normalisation …
     description  one short phrase for a report
     """
 
@@ -105,7 +107,19 @@ def find_weights(
         path = _found(stored.tree, where)
     layout = layout_at(stored.tree, path, wrappers=wrappers)
     outside = tuple(_Search(stored.tree, layout, tuple(wrappers), where).run())
-    return replace(layout, training_state=outside)
+    return replace(layout, training_state=_told_apart(outside, stored.tree, layout))
+
+
+def _told_apart(outside: tuple[Outside, ...], tree: object, layout: Layout) -> tuple[Outside, ...]:
+    """With the copies of weights that go by other names, or by none."""
+    others = [(o.path, child(tree, o.path)) for o in outside if o.kind == "other"]
+    copies = resembling(others, layout.entries.values())
+    return tuple(
+        replace(o, kind="copy", description=f"{copies[o.path]} tensors, with shapes of weights")
+        if o.path in copies
+        else o
+        for o in outside
+    )
 
 
 def layout_at(tree: object, path: Path, *, wrappers: Sequence[str] = WRAPPERS) -> Layout:
@@ -209,7 +223,7 @@ def _candidates(tree: object) -> list[Path]:
     found: list[Path] = []
     seen = {id(tree)}
     level: list[tuple[Path, object]] = [((), tree)]
-    for _ in range(_COPY_DEPTH):
+    for _ in range(_DEPTH_OF_CHOICES):
         inner = [((*p, k), n) for p, node in level for k, n in (entries_of(node) or {}).items()]
         level = []
         for path, node in inner:
@@ -292,7 +306,7 @@ class _Search:
         if isinstance(node, Tensor):
             return Outside(path, "other", f"tensor {node.spec}")
         tensors = sum(isinstance(part, Tensor) for part in inner.values())
-        if len(path) <= _COPY_DEPTH and self.repeats_weights(inner):
+        if self.repeats_weights(inner):
             return Outside(path, "copy", f"copy of weights, {tensors} tensors")
         if not inner:
             return Outside(path, "other", f"tensors inside {kind_of(node)}")
