@@ -180,7 +180,9 @@ def _default_name(path: Path, data: Mapping[str, Any]) -> str:
         data = _read_toml(pyproject) if _is_file(pyproject) else {}
     package = data.get("project")
     name = package.get("name") if isinstance(package, dict) else None
-    return name if isinstance(name, str) and name else path.parent.name or "project"
+    found = name if isinstance(name, str) and name else path.parent.name or "project"
+    # It goes into every tag, and a folder may be called anything.
+    return found if found.isprintable() else "".join(c if c.isprintable() else "_" for c in found)
 
 
 def _configurations(root: Path) -> list[Path]:

@@ -22,6 +22,7 @@ __all__ = ["parse_params", "read_settings"]
 
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_LONGEST_NAME = 200
 _PARAM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -83,6 +84,12 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
+def _name(value: object) -> str | None:
+    """The name goes into every tag, whose readers accept no other."""
+    text = _text(value)
+    return text if text and text.isprintable() and len(text) <= _LONGEST_NAME else None
+
+
 def _texts(value: object) -> tuple[str, ...] | None:
     is_right = isinstance(value, list) and all(map(_text, value))
     return tuple(value) if is_right and isinstance(value, list) else None
@@ -128,7 +135,7 @@ def _scalar(value: object) -> bool | int | float | str | None:
 
 
 _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
-    "name": ("a text", _text),
+    "name": ("a short printable text", _name),
     "migrations": ("the path of a folder", _text),
     "model": ('a factory such as "package.module:function"', _one_model),
     "models": ('a table such as { small = "package.module:function" }', _models),

@@ -46,7 +46,7 @@ class Applied:
         """As JSON; `meta` only where there is some."""
         data: dict[str, object] = {
             "revision": self.revision,
-            "name": self.name,
+            "name": _label(self.name),
             "digest": self.digest,
         }
         return {**data, "meta": [list(pair) for pair in self.meta]} if self.meta else data
@@ -79,13 +79,16 @@ class Tag:
     def to_json(self) -> str:
         """Compact ASCII text; equal tags give equal text.
 
-        An origin that would make the text longer than `MAX_BYTES` is left out: it serves
-        downgrades only, and every reader refuses a longer tag.
+        What would make it longer than `MAX_BYTES`, which every reader refuses, is left out: old
+        metadata first, then the origin. Both serve downgrades only.
         """
         text = json.dumps(self._fields(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        if len(text) > MAX_BYTES and self.origin:
-            return replace(self, origin={}).to_json()
-        return text
+        if len(text) <= MAX_BYTES:
+            return text
+        if any(applied.meta for applied in self.history):
+            bare = tuple(replace(applied, meta=()) for applied in self.history)
+            return replace(self, history=bare).to_json()
+        return replace(self, origin={}).to_json() if self.origin else text
 
     def with_origin(self, schema: Schema, revision: str | None) -> Tag:
         """The tag with the schema of the checkpoint before its first migration."""
@@ -105,7 +108,7 @@ class Tag:
             "format": FORMAT,
             "project": self.project,
             "revision": self.revision,
-            "name": self.name,
+            "name": _label(self.name),
             "release": self.release,
             "writer": self.writer,
             "history": [applied.fields() for applied in self.history],
@@ -234,6 +237,11 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
+
+
+def _label(text: str) -> str:
+    """A name as readers accept it: it may come from the docstring of a script."""
+    return "".join(c if c.isprintable() else " " for c in text)[:_LONGEST_TEXT]
 
 
 def _shown(text: str) -> str:

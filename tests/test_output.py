@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckmigrate.errors import MigrationError
+from ckmigrate.errors import MigrationError, UsageError
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.output import format_of
 from tests.projects import Script, Zoo, load, same, tag_of
@@ -107,19 +107,19 @@ def test_state_of_a_module_can_be_edited(tmp_path: Path) -> None:
 
 # --- the same bytes ---------------------------------------------------------------------------
 
-EVERYTHING = Script(
-    """
+EVERYTHING = """
     ck.rename("layers.{i}.**", "blocks.{i}.**")
     ck.reshape("head", lambda t: (t.shape[1], -1))
     ck.init("noise", shape=(4, 4), value=init.normal(std=0.5))
     ck.init("more.{i}", like="blocks.{i}.w", value=init.kaiming_uniform())
-    ck.compute("blocks.{i}.w", "blocks.{i}.w", scaled, inverse=lambda t: t / 2)
     ck.drop("aux", reason="unused")
     ck.copy("head", "second")
     if "config.n" in ck.meta:
         ck.meta.rename("config.n", "config.m")
         ck.meta.set("config.names", {"x": 1, "a": [1, 2]})
-    """,
+"""
+COMPUTED = Script(
+    "ck.compute('blocks.{i}.w', 'blocks.{i}.w', scaled, inverse=lambda t: t / 2)",
     literals="def scaled(t):\n    return t * 2",
 )
 
@@ -131,7 +131,8 @@ def test_the_same_input_and_scripts_give_the_same_bytes_in_every_process(
     torch.manual_seed(1)
     state = {f"layers.{i}.w": torch.randn(4, 4) for i in range(12)}
     state |= {"head": torch.randn(4, 6), "aux": torch.ones(1)}
-    zoo = Zoo(tmp_path, EVERYTHING)
+    # Computing loads torch, which takes its time: once will do.
+    zoo = Zoo(tmp_path, EVERYTHING, *([COMPUTED] if suffix == ".pt" else []))
     beside = {"config": {"n": 1}, "who": {"b", "a", "c"}, "epoch": 1}
     content = {"model": state, **beside} if suffix == ".pt" else state
     old = zoo.save(content, f"old{suffix}")
@@ -145,13 +146,13 @@ def test_the_same_input_and_scripts_give_the_same_bytes_in_every_process(
         "carry_out(prepare(p, h, Path(sys.argv[2]), r), Destination(Path(sys.argv[3])))\n"
     )
     results = []
-    for seed in ("0", "1", "77"):
+    for seed in ("0", "77"):
         new = tmp_path / f"{seed}{suffix}"
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()}
         arguments = [sys.executable, "-c", code, str(tmp_path), str(old), str(new)]
         subprocess.run(arguments, env=environment, check=True)
         results.append(new.read_bytes())
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
     assert zoo.upgrade(old, f"here{suffix}").read_bytes() == results[0]
 
 
@@ -172,6 +173,30 @@ def test_a_tag_that_people_re_save_stays(tmp_path: Path) -> None:
     new = zoo.upgrade(zoo.save({"model": {"a": torch.ones(2)}}))
     again = zoo.save(torch.load(new, weights_only=True), "again.pt")
     assert tag_of(again) == tag_of(new)
+
+
+@pytest.mark.parametrize("note", ["x" * 2_000_000, "y" * 2_000, "\x1b[31m"])
+def test_a_tag_is_never_larger_or_stranger_than_readers_accept(tmp_path: Path, note: str) -> None:
+    zoo = Zoo(tmp_path, "ck.meta.drop('note')", "ck.rename('a', 'b')")
+    script = tmp_path / "migrations" / "0001_step_1.py"
+    script.rename(script.with_name("0001.py")).write_text(
+        script.with_name("0001.py")
+        .read_text()
+        .replace("Step 1.", "Tab\there \x1b[31m" + "z" * 2000)
+    )
+    new = zoo.upgrade(zoo.save({"model": {"a": torch.ones(2)}, "note": note}), to="1")
+    assert tag_of(new).revision is not None
+    assert len(tag_of(zoo.upgrade(new, "again.pt")).history) == 2
+    if len(note) < 1_000_000:
+        assert torch.load(zoo.downgrade(new), weights_only=True)["note"] == note
+
+
+def test_a_name_that_no_tag_can_hold_is_refused_in_the_configuration(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, RENAME)
+    for name in ("zo\\u001bo", "z" * 300):
+        (tmp_path / "ckmigrate.toml").write_text(f'name = "{name}"\n')
+        with pytest.raises(UsageError, match="name"):
+            _ = zoo.project
 
 
 @pytest.mark.parametrize("prefix", ["weight a", "weight weight", "weight "])

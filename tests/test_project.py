@@ -284,14 +284,14 @@ def test_a_section_is_appended_and_the_rest_left_as_it_was(tmp_path: Path, befor
     path = tmp_path / "pyproject.toml"
     path.write_bytes(before)
     path.chmod(0o640)
-    assert write_config(tmp_path, model="a.b:c", name='q"\\\x7fé', weights="net") == path
+    assert write_config(tmp_path, model="a.b:c", name='q"\\é', weights="n\x7f") == path
     after = path.read_bytes()
     assert after.startswith(before)
     assert (b"\r\n" in before) == (after.count(b"\r\n") == after.count(b"\n"))
     assert path.stat().st_mode & 0o777 == 0o640
     found = find_project(tmp_path)
-    assert (found.name, found.models) == ('q"\\\x7fé', {"default": "a.b:c"})
-    assert found.weights == "net"
+    assert (found.name, found.weights) == ('q"\\é', "n\x7f")
+    assert found.models == {"default": "a.b:c"}
 
 
 def test_a_file_is_created_where_there_is_no_pyproject(tmp_path: Path) -> None:
