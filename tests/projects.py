@@ -82,9 +82,10 @@ class Zoo:
     def add(self, number: int, script: str | Script) -> None:
         script = Script(script) if isinstance(script, str) else script
         before = None if number == 1 else revision(number - 1)
-        text = (
-            f'"""Step {number}."""\n\nimport torch\nfrom ckmigrate import concat, init, stack\n\n'
-        )
+        # torch only where it is used: what a script imports, every plan pays for.
+        needed = "torch" in script.body + script.rest
+        imports = "import torch\n" * needed + "from ckmigrate import concat, init, stack\n"
+        text = f'"""Step {number}."""\n\n{imports}\n'
         text += f"revision = {revision(number)!r}\nrevises = {before!r}\napi = 1\n"
         text += f"release = {script.release!r}\n" if script.release else ""
         text += f"{script.literals}\n\n\ndef upgrade(ck):\n"
