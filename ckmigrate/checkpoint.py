@@ -290,7 +290,7 @@ class Checkpoint:
     def tie(self, source: str, target: str, *, optional: bool = False) -> None:
         """A second name for the same tensor."""
         with self._operation("tie", source, target, optional=optional) as apply:
-            apply(copy.tie(self._specs, source, target, optional=optional))
+            apply(copy.tie(self._specs, source, target, self._recorder.ties, optional=optional))
 
     def untie(self, pattern: str, *, optional: bool = False) -> None:
         """Make tied entries independent copies."""

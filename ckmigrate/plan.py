@@ -6,7 +6,7 @@ claims about values that are checked before the commit, and what it costs in byt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckmigrate.compile import Trace
@@ -128,22 +128,8 @@ def make_plan(
     """
     end = trace.end
     entries = tuple(Entry(name, expr, lower(expr, is_plain)) for name, expr in end.entries.items())
-    ties = tuple(same for group in end.ties for same in _equal(group, end.entries))
     checks = tuple(c for c in trace.checks + extra_checks if c.left != c.right)
     for check in checks:
         for side in (check.left, check.right):
             lower(side, is_plain)  # refuses now what could not be compared later
-    return Plan(trace, entries, ties, checks, max(map(peak, entries), default=0))
-
-
-def _equal(group: tuple[str, ...], entries: Mapping[str, Expr]) -> list[tuple[str, ...]]:
-    """The parts of a tied group that are still one tensor."""
-    parts: list[list[str]] = []
-    for name in group:
-        for part in parts:
-            if entries[part[0]] == entries[name]:
-                part.append(name)
-                break
-        else:
-            parts.append([name])
-    return [tuple(part) for part in parts if len(part) > 1]
+    return Plan(trace, entries, end.ties, checks, max(map(peak, entries), default=0))

@@ -17,7 +17,7 @@ from ckmigrate.meta import Meta, MetaEdit
 from ckmigrate.names import nearest
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Check, Schemas, Step, refuse
-from ckmigrate.ties import Ties, moved_ties
+from ckmigrate.ties import Ties, moved_ties, still_tied
 
 __all__ = ["Record", "Recorder", "Take"]
 
@@ -75,13 +75,18 @@ class Recorder:
         self, entries: Mapping[str, Expr], ties: Ties, meta: Meta, *, script: str, path: str
     ) -> None:
         self.entries = dict(entries)
-        self.ties = ties
+        self._ties = ties
         self.meta = meta
         self.records: list[Record] = []
         self.checks: list[Check] = []
         self.taken: list[Take] = []
         self._script = script
         self._path = path
+
+    @property
+    def ties(self) -> Ties:
+        """Groups of names that are one tensor as the entries are now."""
+        return still_tied(self._ties, self.entries)
 
     @property
     def specs(self) -> Schemas:
@@ -153,7 +158,7 @@ class Recorder:
             self.checks += kernel.checks(inputs)
         named = dict(zip(new, outputs, strict=True))
         self.entries = _rebuilt(self.entries, gone, place, named)
-        self.ties = moved_ties(self.ties, steps)
+        self._ties = moved_ties(self._ties, steps)
 
     def _require_disjoint(self, steps: Sequence[Step]) -> tuple[set[str], list[str]]:
         """The names that the steps take, and those that they give in order."""

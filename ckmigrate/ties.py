@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ckmigrate.expr import Expr
 from ckmigrate.operations import copy, init
 from ckmigrate.step import Step
 
-__all__ = ["Ties", "moved_ties"]
+__all__ = ["Ties", "moved_ties", "still_tied"]
 
 Ties = tuple[tuple[str, ...], ...]
 
 
 def moved_ties(ties: Ties, steps: Sequence[Step]) -> Ties:
-    """Tied groups under their new names; only one-to-one steps keep a tie."""
+    """Tied groups under their new names; only one-to-one steps keep a tie.
+
+    A member that was changed alone is still listed: the others may be changed alike later on. What
+    is tied at a given moment is told by `still_tied`.
+    """
     joined = [step.targets for step in steps if getattr(step.kernel, "tied", False) is True]
     if not ties and not joined:
         return ()
@@ -24,6 +29,22 @@ def moved_ties(ties: Ties, steps: Sequence[Step]) -> Ties:
         groups = [group for group in groups if group not in touching]
         groups.append(list(dict.fromkeys([n for group in touching for n in group] + [*names])))
     return tuple(tuple(group) for group in groups if len(group) > 1)
+
+
+def still_tied(ties: Ties, entries: Mapping[str, Expr]) -> Ties:
+    """The parts of every group that are one tensor now."""
+    found: list[tuple[str, ...]] = []
+    for group in ties:
+        parts: list[list[str]] = []
+        for name in group:
+            same = (part for part in parts if entries[part[0]] == entries[name])
+            part = next(same, None)
+            if part is None:
+                parts.append([name])
+            else:
+                part.append(name)
+        found += [tuple(part) for part in parts if len(part) > 1]
+    return tuple(found)
 
 
 def _tied_name(step: Step, name: str) -> str | None:

@@ -115,8 +115,20 @@ class Naive:
                 return
         self.ties.append([name, target])
 
+    def untouched(self) -> list[list[str]]:
+        """Tied names that are the very same entry: nothing but names changed since."""
+        found = []
+        for group in self.ties:
+            for first in group:
+                same = [n for n in group if self.entries[n] is self.entries[first]]
+                if len(same) > 1 and same[0] == first:
+                    found.append(same)
+        return found
+
     def untie(self, name: str) -> None:
-        self.ties = [group for group in self.ties if name not in group]
+        for group in self.untouched():
+            if name in group:
+                self._leave(group)
 
     # one to many and back
 

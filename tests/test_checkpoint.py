@@ -103,7 +103,7 @@ def test_two_tied_groups_may_join() -> None:
     ck = Checkpoint(state.entries, ties=state.ties)
     ck.tie("a", "c")
     assert list(ck.ties) == [("a", "b", "c", "d")]
-    assert len(ck.recorder.checks) == 1
+    assert len(ck.recorder.checks) == 2
 
 
 def test_parameters(tmp_path: Path) -> None:

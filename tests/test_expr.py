@@ -148,3 +148,10 @@ def test_256_experts_are_joined_and_parted_fast(dim: int) -> None:
         parts = [ex.slice_(whole, dim, 64 * i, 64 * i + 64) for i in range(256)]
     assert parts == experts
     assert time.process_time() - began < 4
+
+
+def test_a_slice_across_the_rows_of_a_reshape_is_not_a_slice_of_its_base() -> None:
+    both = ex.concat((source(2, 3), source(4, 3, name="y")), 0)
+    across = ex.slice_(ex.reshape(both, (2, 9)), 1, 3, 6)
+    assert across.spec.shape == (2, 3)
+    assert ex.sources(across) == ("x", "y")

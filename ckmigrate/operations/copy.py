@@ -80,13 +80,27 @@ def copy(specs: Schemas, source: str, target: str, *, optional: bool) -> tuple[S
     return _duplicate(specs, source, target, optional=optional, tied=False)
 
 
-def tie(specs: Schemas, source: str, target: str, *, optional: bool) -> tuple[Step, ...]:
-    """The target's name shares the source's tensor; an existing target is checked to be equal."""
-    return _duplicate(specs, source, target, optional=optional, tied=True)
+def tie(
+    specs: Schemas,
+    source: str,
+    target: str,
+    ties: Sequence[tuple[str, ...]],
+    *,
+    optional: bool,
+) -> tuple[Step, ...]:
+    """The target's name shares the source's tensor; an existing target is checked to be equal, and
+    whatever is tied to it comes along."""
+    return _duplicate(specs, source, target, ties, optional=optional, tied=True)
 
 
 def _duplicate(
-    specs: Schemas, source: str, target: str, *, optional: bool, tied: bool
+    specs: Schemas,
+    source: str,
+    target: str,
+    ties: Sequence[tuple[str, ...]] = (),
+    *,
+    optional: bool,
+    tied: bool,
 ) -> tuple[Step, ...]:
     steps = []
     for match in select(source, specs, optional=optional):
@@ -100,7 +114,9 @@ def _duplicate(
             )
         if tied and pair[1] in specs:
             _require_equal_specs(specs, pair)
-            steps.append(Step(pair, pair, Retie(tied=True)))
+            along = [name for group in ties if pair[1] in group for name in group]
+            names = tuple(dict.fromkeys((*pair, *along)))
+            steps.append(Step(names, names, Retie(tied=True)))
         else:
             steps.append(Step(pair[:1], pair, Duplicate(2, tied=tied)))
     return tuple(steps)

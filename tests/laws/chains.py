@@ -374,9 +374,8 @@ def _tie(draw: Any, world: Naive, name: str, fresh: Any) -> Act | None:
 
 
 def _untie(draw: Any, world: Naive, name: str, fresh: Any) -> Act | None:
-    if not world.ties:
-        return None
-    return "untie", (draw(st.sampled_from(sorted(n for group in world.ties for n in group))),), {}
+    tied = sorted(n for group in world.untouched() for n in group)
+    return ("untie", (draw(st.sampled_from(tied)),), {}) if tied else None
 
 
 def _key(draw: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:

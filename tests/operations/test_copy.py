@@ -108,3 +108,17 @@ def test_one_target_of_two_sources_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MigrationError) as caught:
         traced(tmp_path, 'ck.copy("{n}.w", "w")', PAIR)
     assert caught.value.code in ("CKM504", "CKM522")
+
+
+def test_untie_leaves_a_member_that_was_changed_before(tmp_path: Path) -> None:
+    ties = (("a", "b", "c"),)
+    body = 'ck.unsqueeze("a", 0)\nck.untie("b")'
+    result = traced(tmp_path, body, {"a": (2,), "b": (2,), "c": (2,)}, ties=ties)
+    assert result.end.ties == ()
+    back = undone(tmp_path, result)
+    assert shapes(back) == {"a": (2,), "b": (2,), "c": (2,)}
+    assert back.end.ties == (("b", "c"),)
+    alone = 'ck.unsqueeze("a", 0)\nck.untie("a")'
+    with pytest.raises(MigrationError) as caught:
+        traced(tmp_path, alone, {"a": (2,), "b": (2,)}, ties=(("a", "b"),))
+    assert caught.value.code == "CKM532"
