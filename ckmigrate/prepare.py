@@ -155,20 +155,46 @@ def _replay_before(case: _Case) -> dict[str, TracedScript]:
     """
     tag = case.identity.tag
     recorded = tag.origin_schema() if tag else None
-    origins: list[tuple[str | None, State]] = []
+    reached = None
     if tag is not None and recorded is not None:
-        origins.append((tag.origin_revision, start(recorded)))
-    snapshots = [replay.base for replay in case.known.values()]
-    origins += [(None, start(base.schema, ties=base.ties)) for base in snapshots]
-    for revision, state in origins:
-        reached = _retraced(case, revision, state)
-        if reached is not None and reached.end.schema == case.opened.schema:
-            old = {item.revision: dict(item.meta) for item in tag.history} if tag else {}
-            return {
-                traced.script.id: _with_old_values(traced, old.get(traced.script.id, {}))
-                for traced in reached.scripts
-            }
-    return {}
+        reached = _retraced(case, tag.origin_revision, start(recorded))
+    if reached is None:
+        reached = _retraced_from_snapshot(case)
+    old = {item.revision: dict(item.meta) for item in tag.history} if tag else {}
+    return {
+        traced.script.id: _with_old_values(traced, old.get(traced.script.id, {}))
+        for traced in (reached.scripts if reached else ())
+    }
+
+
+def _retraced_from_snapshot(case: _Case) -> Trace | None:
+    """The way from the one base snapshot that leads to this file's schema.
+
+    MigrationError CKM551 where several do and what they had on the way differs: equal parts and
+    unequal ones can be joined into the same tensor.
+    """
+    found: dict[str, Trace] = {}
+    for name, replay in case.known.items():
+        reached = _retraced(case, None, start(replay.base.schema, ties=replay.base.ties))
+        if reached is not None and case.request.model in (None, name):
+            found[name] = reached
+    undone = {script.id for script in case.history.path_down(case.identity.revision, case.wanted)}
+    ways = {
+        name: [traced.before.schema for traced in way.scripts if traced.script.id in undone]
+        for name, way in found.items()
+    }
+    first = next(iter(found), None)
+    if first is None or all(way == ways[first] for way in ways.values()):
+        return found[first] if first is not None else None
+    raise MigrationError(
+        "CKM551",
+        "there are several ways back; nothing was changed",
+        where=str(case.opened.stored.path),
+        details=tuple(f"the snapshot '{name}'" for name in found),
+        why="The scripts make this file's names and shapes of each of these, and what they were "
+        "made of is not the same. The file itself does not remember.",
+        fix="Say which model it is: --model NAME.",
+    )
 
 
 def _with_old_values(traced: TracedScript, old: Mapping[str, str | None]) -> TracedScript:
@@ -183,14 +209,16 @@ def _with_old_values(traced: TracedScript, old: Mapping[str, str | None]) -> Tra
 
 
 def _retraced(case: _Case, origin: str | None, state: State) -> Trace | None:
-    """The way from an origin to where the file is; None where it does not pass the wanted one."""
+    """The way from an origin to where the file is; None where it does not pass the wanted revision
+    or leads to another schema."""
     history, wanted = case.history, case.wanted
     if origin not in {None, wanted, *(history.ancestors(wanted) if wanted else ())}:
         return None
     try:
-        return trace(history.path_up(origin, case.identity.revision), state, case.params)
+        reached = trace(history.path_up(origin, case.identity.revision), state, case.params)
     except MigrationError:
         return None
+    return reached if reached.end.schema == case.opened.schema else None
 
 
 @dataclass(frozen=True, slots=True)

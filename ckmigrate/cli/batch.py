@@ -27,9 +27,10 @@ def each(session: Session, paths: Sequence[Path], work: Callable[[Path], Answer]
             answer = Answer({}, "", error.exit_code, error_data(error))
         except KeyboardInterrupt as interrupt:
             return interrupted(session, interrupt, {"results": results})
-        session.say(answer.text)
+        # Before it is said: an interrupt while it is must not call it undone.
         results.append(_result(path, answer))
         first = first if first.exit_code else answer
+        session.say(answer.text)
     return Answer({"results": results}, "", first.exit_code, first.error)
 
 

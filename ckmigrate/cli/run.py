@@ -9,9 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import CkmigrateError, MigrationError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from ckmigrate.execute.commit import Committed
 
 __all__ = ["interrupted", "run"]
 
@@ -38,7 +42,7 @@ def interrupted(
     session: Session, interrupt: KeyboardInterrupt, earlier: Mapping[str, object] | None = None
 ) -> Answer:
     """What to say after Ctrl-C; the commit knows whether it came too late to stop anything."""
-    committed = getattr(interrupt, "committed", None)
+    committed = _committed(interrupt)
     what = "interrupted; nothing was written"
     if committed is not None:
         what = f"interrupted, but {committed.path} was complete by then: the new file stands"
@@ -47,6 +51,16 @@ def interrupted(
     session.note(f"error: {what}")
     error = dict.fromkeys(("where", "why", "fix")) | {"code": "interrupted", "what": what}
     return Answer(dict(earlier or {}), "", _EXIT_INTERRUPTED, error | {"details": []})
+
+
+def _committed(interrupt: BaseException | None) -> Committed | None:
+    """What was committed before; a second Ctrl-C may have come while the first one was handled."""
+    while interrupt is not None:
+        found: Committed | None = getattr(interrupt, "committed", None)
+        if found is not None:
+            return found
+        interrupt = interrupt.__context__
+    return None
 
 
 def _invoked(session: Session, arguments: Sequence[str]) -> Answer:

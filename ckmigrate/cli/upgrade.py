@@ -22,6 +22,7 @@ from ckmigrate.cli.options import (
 from ckmigrate.cli.plan import plan_answer
 from ckmigrate.cli.progress import shown_progress
 from ckmigrate.cli.session import Answer, Session
+from ckmigrate.execute.commit import InterruptedAfterCommit
 from ckmigrate.execute.lock import locked
 from ckmigrate.migrate import Prepared, carry_out, prepare, replays
 from ckmigrate.report.escape import printable
@@ -107,15 +108,24 @@ def write(
     session: Session, path: Path, placement: Placement, decide: Callable[[Path], Prepared]
 ) -> Answer:
     """Decide and carry out; in place under the lock, which is taken before the revision is read."""
-    with locked(path) if placement.in_place else nullcontext() as lock:
-        prepared = decide(path)
-        for note in prepared.notes:
-            session.note(f"note: {printable(path)}: {printable(note)}")
-        if placement.in_place and not _changes(prepared):
-            return Answer(untouched_data(prepared), _nothing_to_do(prepared))
-        destination = placement.destination(path, prepared.identity.revision)
-        with shown_progress(session, destination.path.name) as (progress, phase):
-            outcome = carry_out(prepared, destination, progress=progress, phase=phase, lock=lock)
+    outcome = None
+    try:
+        with locked(path) if placement.in_place else nullcontext() as lock:
+            prepared = decide(path)
+            for note in prepared.notes:
+                session.note(f"note: {printable(path)}: {printable(note)}")
+            if placement.in_place and not _changes(prepared):
+                return Answer(untouched_data(prepared), _nothing_to_do(prepared))
+            destination = placement.destination(path, prepared.identity.revision)
+            with shown_progress(session, destination.path.name) as (progress, phase):
+                outcome = carry_out(
+                    prepared, destination, progress=progress, phase=phase, lock=lock
+                )
+    except KeyboardInterrupt as interrupt:
+        # While the bar goes or the lock is released, the new file stands already.
+        if outcome is None:
+            raise
+        raise InterruptedAfterCommit(outcome.committed) from interrupt
     return Answer(outcome_data(outcome), outcome_text(outcome))
 
 

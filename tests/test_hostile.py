@@ -1,0 +1,101 @@
+"""What would give a wrong checkpoint, or a wrong word about it, without an error."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckmigrate.errors import MigrationError
+from tests.cli_project import make_toy, slowed
+from tests.projects import Zoo, load, same
+
+_MODEL = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+def build():
+    return Net()
+"""
+_SIGNAL_AT = """
+import os, signal
+held = syscalls.{name}
+def late({arguments}):
+    held({arguments})
+    if {when}:
+        os.kill(os.getpid(), signal.SIGTERM)
+syscalls.{name} = late
+"""
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return {"first.weight": torch.randn(4, 4), "old.weight": torch.randn(4, 4)}
+
+
+@pytest.mark.parametrize("kind", ["shadow", "moments", "flat", "names", "deep"])
+def test_state_that_repeats_the_weights_in_any_form_is_never_kept_in_silence(
+    tmp_path: Path, kind: str
+) -> None:
+    body = "ck.transpose('first.weight', 0, 1)\nck.rename('old.**', 'second.**')"
+    zoo = Zoo(tmp_path, body, model=_MODEL, base=weights())
+    state = weights()
+    copies = [tensor.clone() for tensor in state.values()]
+    beside = {
+        "shadow": {"decay": 0.9, "shadow_params": copies, "collected_params": None},
+        "moments": {"step": 3, "p": [{"m": tensor} for tensor in copies]},
+        "flat": {f"state.{name}.exp_avg": tensor for name, tensor in state.items()} | {"lr": 0.1},
+        "names": {f"m_{number}": tensor for number, tensor in enumerate(copies)},
+        "deep": {"a": {"b": {"c": {"d": dict(state)}}}},
+    }[kind]
+    old = zoo.save({"state_dict": state, "beside": beside, "rng": torch.get_rng_state()})
+    with pytest.raises(MigrationError) as caught:
+        zoo.upgrade(old)
+    assert caught.value.code == "CKM560"
+    assert all(detail.startswith("beside") for detail in caught.value.details)
+    left = torch.load(zoo.upgrade(old, ema="drop"), weights_only=True)
+    assert not any(isinstance(part, torch.Tensor) for part in _leaves(left.get("beside")))
+    assert torch.equal(left["rng"], torch.get_rng_state())
+
+
+def _leaves(node: object) -> list[object]:
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        return [leaf for part in node for leaf in _leaves(part)]
+    return [node]
+
+
+def test_a_way_back_that_two_models_have_is_not_chosen_by_their_order(tmp_path: Path) -> None:
+    body = "ck.concat('{q,k}.weight', 'qk.weight', dim=0)"
+    grouped = {"q.weight": torch.randn(8, 4), "k.weight": torch.randn(4, 4)}
+    even = {"q.weight": torch.randn(6, 4), "k.weight": torch.randn(6, 4)}
+    zoo = Zoo(tmp_path, body, base={"grouped": grouped, "even": even})
+    bare = zoo.save({"qk.weight": torch.cat([*even.values()])}, "bare.safetensors")
+    with pytest.raises(MigrationError) as caught:
+        zoo.downgrade(bare, "back.safetensors", from_revision="head")
+    assert caught.value.code == "CKM551"
+    assert "--model" in (caught.value.fix or "")
+    back = zoo.downgrade(bare, "back.safetensors", from_revision="head", model="even")
+    assert same(load(back), even)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "when"),
+    [("unlock", "fd", "True"), ("close", "fd", "os.path.exists('old.safetensors.bak-base')")],
+)
+def test_a_signal_after_the_commit_is_not_told_as_nothing_written(
+    tmp_path: Path, name: str, arguments: str, when: str
+) -> None:
+    toy = make_toy(tmp_path / "toy")
+    old = toy.checkpoint()
+    before = hashlib.sha256(old.read_bytes()).hexdigest()
+    body = _SIGNAL_AT.format(name=name, arguments=arguments, when=when)
+    env = slowed(tmp_path / "site", body)
+    done = toy.run("upgrade", old, "--in-place", "--no-model", env=env)
+    assert hashlib.sha256(old.read_bytes()).hexdigest() != before
+    assert done.code == 130
+    assert "the new file stands" in done.err
