@@ -615,3 +615,16 @@ def test_written_tensors_have_the_strides_that_torch_would_give_them(tmp_path: P
     found = load(zoo.upgrade(zoo.save(state)))
     for name, tensor in renamed(state).items():
         assert found[name].stride() == tensor.contiguous().stride()
+
+
+def test_unwrapping_alone_makes_no_training_state_stale(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, Script(""))
+    optimizer = {"state": {0: {"m": torch.ones(2)}}, "param_groups": [{"params": [0]}]}
+    beside = {"ema": {"module.net.a": torch.zeros(2)}, "optimizer": optimizer}
+    old = zoo.save({"model": {"module.net.a": torch.ones(2)}, **beside})
+    found: dict[str, dict[str, object]] = torch.load(
+        zoo.upgrade(old, unwrap=True), weights_only=True
+    )
+    assert list(found["model"]) == ["net.a"]
+    assert list(found["ema"]) == ["module.net.a"]
+    assert found["optimizer"]["param_groups"] == optimizer["param_groups"]
