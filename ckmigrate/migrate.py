@@ -74,7 +74,7 @@ def carry_out(
 
         def verify(path: Path, target: int) -> None:
             phase("verify", 0)
-            verify_file(path, prepared, output)
+            verify_file(path, prepared)
 
         committed = commit(
             destination,

@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from ckmigrate.formats.base import Stored
     from ckmigrate.formats.tree import Tensor
     from ckmigrate.opened import Opened
-    from ckmigrate.output import Output
     from ckmigrate.prepare import Prepared
     from ckmigrate.revisions.script import Script
 
 __all__ = ["loaded_tensors", "run_script_verifies", "strictly_loads", "verify_file"]
 
 
-def verify_file(path: Path, prepared: Prepared, output: Output) -> None:
+def verify_file(path: Path, prepared: Prepared) -> None:
     """Read the file again: its tag, its schema, then a strict load into a fresh model.
 
     VerificationError CKM602 where the tag, CKM603 where the tensors are not what was planned,
