@@ -76,7 +76,8 @@ class Project:
             )
         if name is None and len(self.models) > 1:
             what = f"{len(self.models)} models are configured and none was chosen"
-            raise self._model_error(what, fix=f"Use --model {min(self.models)}.")
+            ways = " or ".join(f"--model {one}" for one in list(self.models)[:3])
+            raise self._model_error(what, fix=f"Say which: {ways}.")
         chosen = next(iter(self.models)) if name is None else name
         if chosen not in self.models:
             raise self._model_error(f"no model '{chosen}' is configured", fix="Choose one of them.")
@@ -121,11 +122,14 @@ def write_config(
     root: Path,
     *,
     model: str | None = None,
+    model_name: str | None = None,
     name: str | None = None,
     migrations: str = "migrations",
     weights: str | None = None,
 ) -> Path:
     """Add a configuration to a project; the file it was written to.
+
+    A model that has a name goes into the table of models, where further ones find a place.
 
     Appends a section to pyproject.toml and leaves its bytes as they are, or creates ckmigrate.toml
     where there is no pyproject.toml. Raises UsageError CKM208 when there is a configuration,
@@ -140,7 +144,14 @@ def write_config(
     is_section = _is_file(path)
     path = path if is_section else root / _CONFIG
     before = _read_text(path) if is_section else ""
-    settings = {"name": name, "migrations": migrations, "model": model, "weights": weights}
+    quoted = {
+        key: _quoted(text)
+        for key, text in (("name", name), ("migrations", migrations), ("model", model))
+        if text is not None
+    }
+    if model is not None and model_name is not None:
+        quoted["models"] = f"{{ {_quoted(model_name)} = {quoted.pop('model')} }}"
+    settings = quoted | ({} if weights is None else {"weights": _quoted(weights)})
     text = _rendered(settings, before, header="[tool.ckmigrate]\n" if is_section else "")
     # Reading the result first: a pyproject.toml may define `tool` in a way that cannot grow.
     _project(path, _parse_toml(before + text, path))
@@ -241,13 +252,12 @@ def _read_text(path: Path) -> str:
     raise UsageError("CKM207", what, where=str(path), why=why, fix=fix)
 
 
-def _rendered(settings: Mapping[str, str | None], before: str, *, header: str) -> str:
+def _rendered(settings: Mapping[str, str], before: str, *, header: str) -> str:
     if before:
         header = ("\n" if before.endswith("\n") else "\n\n") + header
-    if settings["model"] is None:
+    if not settings.keys() & {"model", "models"}:
         header += '# model = "yourpackage.module:factory"\n'
-    lines = (f"{key} = {_quoted(text)}\n" for key, text in settings.items() if text is not None)
-    return header + "".join(lines)
+    return header + "".join(f"{key} = {value}\n" for key, value in settings.items())
 
 
 def _quoted(text: str) -> str:

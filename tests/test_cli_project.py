@@ -65,6 +65,67 @@ def test_init_adds_the_snapshot_of_a_further_size(toy: Toy) -> None:
     assert "compared    the snapshot 'big'" in toy.run("plan", path).out
 
 
+def test_init_gives_the_model_the_name_of_its_snapshot(tmp_path: Path) -> None:
+    toy = _empty(tmp_path / "new")
+    assert toy.run("init", "--model", "toy_model:build", "--model-name", "small").code == 0
+    assert "fits model 'small'" in toy.run("check").out
+    (toy.root / "toy_model.py").write_text(MODEL.replace("self.scale", "self.gain"))
+    ran = toy.run("check")
+    assert (ran.code, "missing     gain [3]" in ran.out) == (1, True)
+
+
+def test_init_with_several_models_asks_which(toy: Toy) -> None:
+    config = toy.root / "ckmigrate.toml"
+    models = '{ small = "toy_model:build", large = "toy_model:build" }'
+    config.write_text(f'name = "toy"\nmodels = {models}\n')
+    path = toy.checkpoint()
+    before = toy.files()
+    ran = toy.run("init", "--from-checkpoint", path)
+    assert (ran.code, "--model-name small or --model-name large" in ran.err) == (2, True)
+    assert toy.files() == before
+    assert toy.run("init", "--from-checkpoint", path, "--model-name", "large").err == ""
+    odd = toy.run("init", "--from-checkpoint", path, "--model-name", "smal")
+    assert "no model 'smal' is configured" in odd.out
+    assert "--model small or --model large" in toy.run("plan", path, "--with-model").err
+
+
+def test_init_reads_a_further_model_itself_before_the_first_script(tmp_path: Path) -> None:
+    toy = _empty(tmp_path / "new")
+    toy.run("init", "--model", "toy_model:build", "--model-name", "small")
+    config = toy.root / "ckmigrate.toml"
+    text = config.read_text().replace(" }", ', large = "toy_model:build" }')
+    config.write_text(text)
+    assert toy.run("init", "--model-name", "large").code == 0
+    assert "'large' (toy_model:build)" in toy.run("check").out
+    toy.run("revision", "-m", "x")
+    (toy.root / "migrations" / "schema" / "base" / "large.json").unlink()
+    assert "error[CKM208]" in toy.run("init", "--model-name", "large").err
+
+
+def test_check_fails_where_it_would_compare_nothing(toy: Toy) -> None:
+    base = toy.root / "migrations" / "schema" / "base"
+    (base / "default.json").rename(base / "small.json")
+    ran = toy.run("check")
+    assert ran.code == 1
+    assert "problem: model 'default' has no base snapshot" in ran.out
+    assert "name of its snapshot (small) in `models`" in ran.out
+
+
+def test_check_only_warns_of_a_further_model_without_a_snapshot(toy: Toy) -> None:
+    models = '{ default = "toy_model:build", xl = "toy_model:build" }'
+    (toy.root / "ckmigrate.toml").write_text(f'name = "toy"\nmodels = {models}\n')
+    ran = toy.run("check")
+    assert (ran.code, "warning: model 'xl' has no base snapshot" in ran.out) == (0, True)
+
+
+def test_check_reports_a_script_that_cannot_be_imported_once(toy: Toy) -> None:
+    script = toy.script(4, "live", "", revision="d4d4d4d4d4")
+    script.write_text(script.read_text().replace("from ckm", "import no_such_module\nfrom ckm"))
+    ran = toy.run("check", "--no-model")
+    assert (ran.code, ran.out.count("while it was imported")) == (1, 1)
+    assert "No module named 'no_such_module'" in ran.out
+
+
 def test_init_refuses_a_checkpoint_that_is_not_at_the_base(toy: Toy) -> None:
     new = toy.root / "new.safetensors"
     toy.run("upgrade", toy.checkpoint(), "-o", new, "--no-model")

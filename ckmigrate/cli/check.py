@@ -27,6 +27,7 @@ from ckmigrate.strict import compare, compare_ties, describe, describe_ties
 __all__ = ["command"]
 
 _MOST_LINES = 40
+_UNLOADABLE = "CKM510"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,9 @@ def _of_scripts(history: History) -> Iterator[_Finding]:
         try:
             script.load()
         except CkmigrateError as error:
-            yield _Finding("problem", error.what, error.fix or "Correct the script.")
+            details = tuple(text for text in (error.where, error.why) if text)
+            fix = error.fix or "Correct the script."
+            yield _Finding("problem", error.what, fix, details + error.details)
 
 
 def _of_snapshots(
@@ -100,10 +103,17 @@ def _of_snapshots(
         what = f"there is no base snapshot in {project.snapshot_path('any').parent}"
         fix = f"Create it from a checkpoint that is at the base, and commit it: {create}"
         yield _Finding("problem", what, fix)
-    for name in models if known else ():
-        if name not in known:
-            what = f"model '{name}' has no base snapshot, so its migrations are not proved"
-            yield _Finding("warning", what, f"Add it: {create} --model-name {name}")
+    unknown = [name for name in models if name not in known] if known else []
+    for name in unknown:
+        # A gate that compares nothing must not look like one that found nothing.
+        kind: Literal["problem", "warning"] = (
+            "problem" if len(unknown) == len(models) else "warning"
+        )
+        what = f"model '{name}' has no base snapshot, so the migrations are not compared with it"
+        fix = f"Add it: {create} --model-name {name}"
+        if kind == "problem":
+            fix += f"; or give the model the name of its snapshot ({', '.join(known)}) in `models`"
+        yield _Finding(kind, what, fix)
     for name, replay in known.items():
         if len(replay.schemas()) <= len(history):
             yield from _of_failures(name, replay)
@@ -112,7 +122,7 @@ def _of_snapshots(
 def _of_failures(name: str, replay: Replay) -> Iterator[_Finding]:
     for revision, error in replay.failures.items():
         label = replay.history.label(revision)
-        if replay.history.script(revision).has_todo:
+        if replay.history.script(revision).has_todo or error.code == _UNLOADABLE:
             continue  # a finding of its own
         if isinstance(error, MigrationError) and is_unknown_metadata(error):
             what = f"{label} reads metadata, so snapshot '{name}' cannot be led past it"
@@ -142,7 +152,10 @@ def _of_model(
     lines += describe_ties(compare_ties(ties, target.ties, reached))
     if lines:
         what = f"the migrations do not lead to model '{name}' ({target.factory})"
-        fix = 'Write the migration that is missing: ckmigrate revision -m "what changed".'
+        fix = (
+            'Write the migration that is missing: ckmigrate revision -m "what changed"; or correct '
+            "the newest one, if no checkpoint went through it yet."
+        )
         yield _Finding("problem", what, fix, tuple(ellipsis_list(lines, _MOST_LINES)))
 
 

@@ -20,6 +20,7 @@ from ckmigrate.snapshot import Snapshot, render_snapshot
 
 __all__ = ["command"]
 
+_DEFAULT = "default"
 _NEXT = (
     'ckmigrate revision -m "what changed"   after the next change of the model',
     "ckmigrate check                        in CI: no change without its migration",
@@ -32,15 +33,16 @@ _NEXT = (
 @click.option("--name", metavar="NAME", help="The project's name in the tag of its checkpoints.")
 @click.option("--migrations", default="migrations", metavar="DIR", help="The folder of scripts.")
 @click.option("--weights", metavar="KEYS", help="Where the state dict sits in the checkpoints.")
-@click.option("--model-name", default="default", metavar="NAME", help="The snapshot's name.")
+@click.option("--model-name", metavar="NAME", help="The model's name, where there are several.")
 @pass_session
-def command(session: Session, model_name: str, **options: Any) -> Answer:
+def command(session: Session, model_name: str | None, **options: Any) -> Answer:
     """Set up migrations for a project: a config section in pyproject.toml (or ckmigrate.toml), the
     folder of scripts, and the base snapshot, which is the schema that the first script starts from.
     It is read off --from-checkpoint if given, otherwise off the model.
 
     In a project that is set up, `--from-checkpoint` adds the base snapshot of a further size of the
-    model, under `--model-name`; the checkpoint must be at the base.
+    model, under `--model-name`; the checkpoint must be at the base. Before the first script, the
+    name of a configured model is enough.
 
     \b
     Example:  ckmigrate init --model mypkg.model:build
@@ -49,7 +51,7 @@ def command(session: Session, model_name: str, **options: Any) -> Answer:
     """
     found = _configured(session)
     if found is not None:
-        return _further_snapshot(found, model_name, **options)
+        return _further_snapshot(session, found, model_name, **options)
     return _fresh(model_name, **options)
 
 
@@ -65,7 +67,7 @@ def _configured(session: Session) -> Project | None:
 
 
 def _fresh(
-    model_name: str,
+    model_name: str | None,
     *,
     model: str | None,
     from_checkpoint: Path | None,
@@ -75,8 +77,10 @@ def _fresh(
 ) -> Answer:
     root = Path.cwd()
     # Everything that can be refused is read before the first file is written.
-    snapshot = _snapshot(root, model, from_checkpoint, weights, model_name)
-    config = write_config(root, model=model, name=name, migrations=migrations, weights=weights)
+    snapshot = _snapshot(root, model, from_checkpoint, weights, model_name or _DEFAULT)
+    config = write_config(
+        root, model=model, model_name=model_name, name=name, migrations=migrations, weights=weights
+    )
     project = find_project(root, config=config)
     lines = [f"wrote {printable(config.name)}: the configuration of project '{project.name}'"]
     make_folder(project.migrations)
@@ -94,29 +98,53 @@ def _fresh(
 
 
 def _further_snapshot(
+    session: Session,
     project: Project,
-    model_name: str,
+    model_name: str | None,
     *,
     from_checkpoint: Path | None,
     model: str | None,
     weights: str | None,
     **_: object,
 ) -> Answer:
-    path = project.snapshot_path(model_name)
-    if from_checkpoint is None or model is not None or path.exists():
+    is_at_base = model_name in project.models and not len(session.history(project))
+    chosen = model_name or (_only_name(project) if from_checkpoint else _DEFAULT)
+    path = project.snapshot_path(chosen)
+    if not (from_checkpoint or is_at_base) or model is not None or path.exists():
         raise UsageError(
             "CKM208",
             "the project is configured already",
             where=str(project.config_path),
-            why=f"there is a snapshot '{model_name}' too" if path.exists() else None,
+            why=f"there is a snapshot '{chosen}' too" if path.exists() else None,
             fix="Edit the configuration. For the base snapshot of a further size of the model: "
             "ckmigrate init --from-checkpoint PATH --model-name NAME.",
         )
-    snapshot = _of_checkpoint(project, from_checkpoint, weights, model_name)
-    data: dict[str, object] = {"config": None, "project": project.name}
-    return Answer(
-        data | {"migrations": str(project.migrations)}, _write_snapshot(project, snapshot, data)
-    )
+    if from_checkpoint is None:
+        snapshot = _of_model(project.python_path, project.models[chosen], chosen)
+    else:
+        snapshot = _of_checkpoint(project, from_checkpoint, weights, chosen)
+    data: dict[str, object] = {
+        "config": None,
+        "project": project.name,
+        "migrations": str(project.migrations),
+    }
+    text = _write_snapshot(project, snapshot, data)
+    if project.models and chosen not in project.models:
+        text += f"\nno model '{chosen}' is configured, so `ckmigrate check` compares it with none"
+    return Answer(data, text)
+
+
+def _only_name(project: Project) -> str:
+    """The name of the only model; UsageError CKM206 where there are several."""
+    if len(project.models) > 1:
+        names = list(project.models)
+        raise UsageError(
+            "CKM206",
+            f"{len(names)} models are configured, and the checkpoint is of one of them",
+            where=str(project.config_path),
+            fix=f"Say which: {' or '.join(f'--model-name {name}' for name in names[:3])}.",
+        )
+    return next(iter(project.models), _DEFAULT)
 
 
 def _write_snapshot(project: Project, snapshot: Snapshot, data: dict[str, object]) -> str:
