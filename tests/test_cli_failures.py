@@ -188,6 +188,14 @@ def test_usage_errors_exit_2_in_the_same_shape(toy: Toy, arguments: list[str]) -
     assert document["error"]["code"] == "CKM200"
 
 
+@pytest.mark.parametrize("arguments", [["show", "-1"], ["downgrade", "old.safetensors", "-12"]])
+def test_a_step_back_that_reads_as_an_option_is_explained(toy: Toy, arguments: list[str]) -> None:
+    ran = toy.run(*arguments)
+    assert ran.code == 2
+    assert "head-1, or --to -1" in ran.err
+    assert toy.run("show", "head-1").code == 0
+
+
 def test_a_defect_is_told_without_a_traceback(toy: Toy, tmp_path: Path) -> None:
     body = "from ckmigrate.revisions import graph\ngraph.read_history = lambda folder: 1 / 0"
     env = slowed(tmp_path / "site", body)

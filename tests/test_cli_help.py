@@ -41,6 +41,21 @@ def test_help_lists_verbs_and_exit_codes(toy: Toy) -> None:
         assert f"\n    {number}" in ran.out
 
 
+def test_help_is_also_a_word(toy: Toy) -> None:
+    assert toy.run("help").out == toy.run("--help").out
+    assert toy.run("help", "plan") == toy.run("plan", "--help")
+    ran = toy.run("help", "frobnicate")
+    assert (ran.code, "no command 'frobnicate'" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("status", "current"), ("log", "history"), ("merge", "revision"), ("upgrde", "upgrade")],
+)
+def test_a_word_of_another_tool_leads_to_ours(toy: Toy, word: str, meant: str) -> None:
+    assert f"Did you mean {meant}" in toy.run(word).err
+
+
 def test_upgrade_promises_in_its_help(toy: Toy) -> None:
     words = " ".join(toy.run("upgrade", "--help").out.split())
     assert "either the complete old checkpoint or the complete new one" in words
@@ -57,10 +72,16 @@ def test_the_version_is_that_of_the_package(toy: Toy) -> None:
 @pytest.mark.parametrize("quiet", [False, True])
 def test_long_work_shows_a_bar_on_a_terminal(toy: Toy, tmp_path: Path, quiet: bool) -> None:
     env = slowed(tmp_path / "site", "from ckmigrate.cli import progress\nprogress.LONG = 1")
-    shown, out = _on_terminal(toy, env, *(["-q"] if quiet else []))
+    shown, out = _on_terminal(toy, {**env, "TERM": "xterm"}, *(["-q"] if quiet else []))
     assert ("writing new.safetensors" in shown) is not quiet
     assert out.startswith("wrote new.safetensors")
     assert toy.run("upgrade", "old.safetensors", "-o", "b.pt", "--no-model", env=env).err == ""
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_no_bar(toy: Toy, tmp_path: Path) -> None:
+    env = slowed(tmp_path / "site", "from ckmigrate.cli import progress\nprogress.LONG = 1")
+    shown, out = _on_terminal(toy, {**env, "TERM": "dumb"})
+    assert (shown, out.startswith("wrote new.safetensors")) == ("", True)
 
 
 def _on_terminal(toy: Toy, env: dict[str, str], *options: str) -> tuple[str, str]:
@@ -70,7 +91,7 @@ def _on_terminal(toy: Toy, env: dict[str, str], *options: str) -> tuple[str, str
     with subprocess.Popen(
         command(*arguments),
         cwd=toy.root,
-        env={**toy.environment(env), "TERM": "xterm"},
+        env=toy.environment(env),
         stdout=subprocess.PIPE,
         stderr=side,
         text=True,

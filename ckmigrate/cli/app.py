@@ -35,6 +35,23 @@ VERBS = {
     "stamp": "Record a revision in checkpoints without migrating them.",
 }
 
+_ELSEWHERE = {
+    "autogenerate": "revision",
+    "create": "revision",
+    "list": "history",
+    "log": "history",
+    "ls": "inspect",
+    "makemigrations": "revision",
+    "merge": "revision",
+    "migrate": "upgrade",
+    "new": "revision",
+    "rollback": "downgrade",
+    "status": "current",
+    "test": "check",
+    "version": "--version",
+}
+"""What the verbs of other tools are called here."""
+
 _EXIT_CODES = """\b
 Exit codes:
   0    done, or nothing to do
@@ -101,19 +118,31 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS:
-            near = difflib.get_close_matches(args[0], VERBS, 2, 0.5)
-            hint = (
-                f"Did you mean {' or '.join(near)}?" if near else "`ckmigrate --help` lists them."
-            )
-            raise UsageError("CKM200", f"there is no command '{args[0]}'", fix=hint)
-        ctx.ensure_object(Session).verb = args[0] if args else None
+        if args[0] == "help":
+            args = self._helped(ctx, args[1:])
+        if args[0] not in VERBS:
+            raise UsageError("CKM200", f"there is no command '{args[0]}'", fix=_meant(args[0]))
+        ctx.ensure_object(Session).verb = args[0]
         return super().resolve_command(ctx, args)
+
+    def _helped(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`help VERB` as `VERB --help`; `help` alone answers at once."""
+        verbs = [argument for argument in args if not argument.startswith("-")]
+        if not verbs:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return [verbs[0], "--help"]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table itself: listing the verbs must not import them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _meant(word: str) -> str:
+    near = [_ELSEWHERE[word]] if word in _ELSEWHERE else []
+    near = near or difflib.get_close_matches(word, VERBS, 2, 0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else "`ckmigrate --help` lists them."
 
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ def shown_progress(
 ) -> Iterator[tuple[Callable[[int], None], Callable[[str, int], None]]]:
     """The two callbacks of `carry_out`: bytes written, and the phase that begins."""
     bars: list[Progress] = []
-    visible = sys.stderr is not None and sys.stderr.isatty()
+    # Where the cursor cannot move, a bar would be a line of nothing each time.
+    is_dumb = os.environ.get("TERM") == "dumb"
+    visible = sys.stderr is not None and sys.stderr.isatty() and not is_dumb
     is_wanted = visible and not session.quiet and not session.json
 
     def phase(kind: str, total: int) -> None:

@@ -91,10 +91,13 @@ def _usage(error: object) -> UsageError:
     assert isinstance(error, click.UsageError)
     context = error.ctx
     place = context.command_path if context else "ckmigrate"
+    fix = f"`{place} --help` shows what it takes, with an example."
+    if isinstance(error, click.NoSuchOption) and error.option_name[1:].isdigit():
+        fix = "A revision that is some steps back is written head-1, or --to -1 from the file."
     return UsageError(
         "CKM200",
         error.format_message().rstrip("."),
-        fix=f"`{place} --help` shows what it takes, with an example.",
+        fix=fix,
     )
 
 
