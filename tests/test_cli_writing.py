@@ -171,6 +171,34 @@ def test_out_dir_keeps_names_and_does_all_it_can(toy: Toy) -> None:
     assert sorted(os.listdir(toy.root / "out")) == ["one.safetensors", "two.safetensors"]
 
 
+def test_out_dir_is_made_for_the_first_result_and_not_before(toy: Toy) -> None:
+    path = toy.checkpoint()
+    bad = toy.root / "bad.safetensors"
+    bad.write_bytes(b"<!DOCTYPE html><html></html>")
+    assert toy.run("upgrade", bad, "--out-dir", "made", "--no-model").code == 7
+    assert toy.run("upgrade", path, "--out-dir", "made", "--no-model", "--dry-run").code == 0
+    assert not (toy.root / "made").exists()
+    assert toy.run("upgrade", path, "--out-dir", "made", "--no-model").code == 0
+    assert os.listdir(toy.root / "made") == ["old.safetensors"]
+    ran = toy.run("upgrade", path, "--out-dir", "no/such", "--no-model")
+    assert (ran.code, f"mkdir -p {toy.root / 'no'}" in ran.err) == (7, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "example"),
+    [
+        (["upgrade", "old.pt"], "ckmigrate upgrade old.pt -o new.pt"),
+        (["upgrade", "new.pt"], "ckmigrate upgrade new.pt -o newer.pt"),
+        (["downgrade", "a b.pt", "--to", "1"], "ckmigrate downgrade 'a b.pt' --to REV -o new.pt"),
+        (["stamp", "old.pt", "head"], "ckmigrate stamp old.pt REV -o new.pt"),
+    ],
+)
+def test_the_example_of_a_place_would_be_accepted(
+    toy: Toy, arguments: list[str], example: str
+) -> None:
+    assert f"For example: {example}\n" in toy.run(*arguments).err
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

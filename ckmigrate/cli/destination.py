@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckmigrate.cli.batch import require_different
+from ckmigrate.cli.files import make_folder
 from ckmigrate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ _WAYS = (
     "--out-dir DIR  the same for several files, under their names",
     "--in-place     replace the file; the old version stays as NAME.bak-REVISION",
 )
+_MORE = {"downgrade": " --to REV", "stamp": " REV"}
+"""What a verb needs besides the file, for an example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,17 @@ class Placement:
 
     def check(self, source: Path) -> None:
         """Refuse an output that cannot be written, before the work; StorageError CKM75x."""
-        from ckmigrate.execute.preflight import preflight
+        from ckmigrate.execute.preflight import Destination, preflight
 
-        preflight(self.destination(source, None), 0, source=source)
+        if self.out_dir is not None and not self.out_dir.exists():
+            preflight(Destination(self.out_dir), 0)
+        else:
+            preflight(self.destination(source, None), 0, source=source)
+
+    def make_folder(self) -> None:
+        """Make the folder of --out-dir, for the first result; StorageError CKM792."""
+        if self.out_dir is not None and not self.out_dir.exists():
+            make_folder(self.out_dir)
 
 
 def place(
@@ -92,8 +104,15 @@ def _no_way(verb: str, path: Path, given: int) -> UsageError:
         what,
         details=_WAYS,
         why="ckmigrate never replaces a checkpoint unasked" if not given else None,
-        fix=f"For example: ckmigrate {verb} {path} -o new{path.suffix}",
+        fix=f"For example: ckmigrate {verb} {shlex.quote(str(path))}{_MORE.get(verb, '')} "
+        f"-o {shlex.quote(_free_name(path))}",
     )
+
+
+def _free_name(path: Path) -> str:
+    """An output for an example: not the source, which would be refused."""
+    name = f"new{path.suffix}"
+    return name if path.name != name else f"newer{path.suffix}"
 
 
 def _check_options(*, in_place: bool, no_backup: bool, overwrite: bool) -> None:

@@ -116,6 +116,7 @@ def write(
                 session.note(f"note: {printable(path)}: {printable(note)}")
             if placement.in_place and not _changes(prepared):
                 return Answer(untouched_data(prepared), _nothing_to_do(prepared))
+            placement.make_folder()
             destination = placement.destination(path, prepared.identity.revision)
             with shown_progress(session, destination.path.name) as (progress, phase):
                 outcome = carry_out(
