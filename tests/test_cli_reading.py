@@ -176,6 +176,10 @@ def test_what_a_script_says_cannot_either(toy: Toy) -> None:
         assert "\x1b" not in ran.out
 
 
+def test_a_folder_is_called_by_what_was_typed(toy: Toy) -> None:
+    assert "error[CKM707]: . is a folder" in toy.run("current", ".").err
+
+
 def test_diff_of_a_file_and_a_revision(toy: Toy) -> None:
     path = toy.checkpoint()
     same = toy.run("diff", path, "base")

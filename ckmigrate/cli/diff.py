@@ -64,7 +64,7 @@ def _of_revision(session: Session, project: Project, text: str, request: Request
     try:
         revision = resolve(history, text)
     except IdentifyError as error:
-        error.details += (f"near: {text} is no file either",) if error.code == "CKM401" else ()
+        error.details += (f"{text} is no file either",) if error.code == "CKM401" else ()
         raise
     known = replays(project, history, request.params)
     name = request.model or ("default" if "default" in known else next(iter(known), None))

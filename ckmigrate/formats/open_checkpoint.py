@@ -83,7 +83,7 @@ def _head(path: Path, fd: int) -> bytes:
 
 
 def _refuse(path: Path, code: str, what: str, *, fix: str, why: str | None = None) -> Never:
-    raise StorageError(code, f"{path.name} {what}", where=str(path), why=why, fix=fix)
+    raise StorageError(code, f"{path.name or path} {what}", where=str(path), why=why, fix=fix)
 
 
 def _refused_content(path: Path, head: bytes, kind: Foreign | None) -> StorageError:
