@@ -123,12 +123,14 @@ class Cast:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """A function on real tensors, called once at execution; equal only to itself."""
+    """A function on real tensors, called once at execution; equal only to itself. `key` names the
+    stream of whatever random numbers it draws from torch."""
 
     function: Callable[..., object]
     inputs: tuple[Expr, ...]
     outputs: tuple[TensorSpec, ...]
     label: str = field(default="compute")
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,9 +490,10 @@ def call(
     inputs: Sequence[Expr],
     outputs: Sequence[TensorSpec],
     label: str = "compute",
+    key: str = "",
 ) -> tuple[Expr, ...]:
     """The outputs of a function on tensors, each an expression of its own."""
-    node = Call(function, tuple(inputs), tuple(outputs), label)
+    node = Call(function, tuple(inputs), tuple(outputs), label, key)
     return tuple(Result(node, index, spec) for index, spec in enumerate(node.outputs))
 
 

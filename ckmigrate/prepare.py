@@ -20,6 +20,7 @@ from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.plan import Entry, Plan, make_plan
 from ckmigrate.project import Project
+from ckmigrate.remarks import remarks_on
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.spec import Schema
@@ -90,7 +91,8 @@ def prepare(
     case = _Case(project, history, request, opened, identity, wanted, known)
     done = _trace_up(case) if direction == "up" else _trace_down(case)
     goal = _goal(case)
-    remarks = goal.remarks + _require_fit(case, done, goal)
+    remarks = remarks_on(opened.stored, identity, history)
+    remarks += goal.remarks + _require_fit(case, done, goal)
     plan = make_plan(
         done,
         is_plain=opened.is_plain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,48 @@ def test_a_signal_after_the_commit_is_not_told_as_nothing_written(
     assert hashlib.sha256(old.read_bytes()).hexdigest() != before
     assert done.code == 130
     assert "the new file stands" in done.err
+
+
+def test_random_numbers_of_a_function_are_the_same_in_every_run(tmp_path: Path) -> None:
+    body = """
+    def noisy(t): return t + torch.randn_like(t)
+    ck.compute("{part}.weight", "{part}.weight", noisy)
+    ck.copy("first.weight", "again.weight")
+    ck.merge_equal(["first.weight", "again.weight"], "first.weight")
+    """
+    zoo = Zoo(tmp_path, body)
+    old = zoo.save({name: torch.zeros(4, 4) for name in weights()})
+    state = torch.get_rng_state()
+    new = zoo.upgrade(old, "new.pt").read_bytes()
+    torch.manual_seed(1)
+    assert zoo.upgrade(old, "again.pt").read_bytes() == new
+    torch.set_rng_state(state)
+    found = load(tmp_path / "new.pt")
+    assert not torch.equal(found["first.weight"], found["old.weight"])
+
+
+def test_a_function_does_not_disturb_the_random_state_of_the_caller(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.compute('**', '**', torch.rand_like)")
+    old = zoo.save({"a": torch.zeros(3)})
+    before = torch.get_rng_state()
+    zoo.upgrade(old)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_no_result_will_have_is_told(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.rename('old.**', 'second.**')")
+    old = zoo.save(weights())
+    with zipfile.ZipFile(old, "a") as archive:
+        archive.writestr("old/extra/notes.txt", "important")
+        archive.writestr("old/data/77", b"1234")
+    notes = "\n".join(zoo.prepare(old).notes)
+    assert "extra/notes.txt" in notes
+    assert "storages that nothing in the checkpoint uses (1)" in notes
+
+
+def test_overruling_the_tag_is_told(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.transpose('first.weight', 0, 1)")
+    new = zoo.upgrade(zoo.save(weights()))
+    told = zoo.prepare(new, zoo.request(new, from_revision="base")).notes
+    assert any("the tag of the file says 0000000001" in note for note in told)
+    assert not zoo.prepare(new).notes[1:]

@@ -22,15 +22,19 @@ Specs = Sequence[SpecLike] | Callable[..., Sequence[SpecLike]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compute:
-    """`function` on real tensors gives tensors of the given specs; called at execution only."""
+    """`function` on real tensors gives tensors of the given specs; called at execution only.
+
+    key  names the stream of the random numbers that it may draw
+    """
 
     function: Function
     outputs: tuple[TensorSpec, ...]
     back: Function | None
     label: str
+    key: str = ""
 
     def apply(self, inputs: tuple[Expr, ...]) -> tuple[Expr, ...]:
-        return ex.call(self.function, inputs, self.outputs, self.label)
+        return ex.call(self.function, inputs, self.outputs, self.label, self.key)
 
     def checks(self, inputs: tuple[Expr, ...]) -> tuple[Check, ...]:
         return ()
@@ -38,7 +42,8 @@ class Compute:
     def inverse(self, step: Step, inputs: tuple[TensorSpec, ...]) -> Step:
         if self.back is None:
             raise Irreversible(f"{self.label} of '{step.sources[0]}' has no inverse=")
-        kernel = Compute(self.back, inputs, self.function, f"inverse of {self.label}")
+        label = f"inverse of {self.label}"
+        kernel = Compute(self.back, inputs, self.function, label, self.key)
         return step.back(kernel)
 
     def describe(self) -> str:
@@ -75,7 +80,8 @@ def compute(
                 why=f"The outputs are {', '.join(names)}.",
                 fix="Return one tensor per output, in their order.",
             )
-        steps.append(Step(group.names, names, Compute(function, found, inverse, label)))
+        kernel = Compute(function, found, inverse, label, key="\n".join(names))
+        steps.append(Step(group.names, names, kernel))
     return tuple(steps)
 
 
