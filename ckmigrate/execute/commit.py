@@ -94,6 +94,8 @@ def commit(
             syscalls.fsync(file.fd)
             with _backup(destination.backup if old else None, target, done) as backup:
                 committed = Committed(destination.path, backup)
+                # Once more: the disk took its time, and a lock does not reach every writer.
+                check_unchanged(source, source_identity)
                 with signals_held():
                     _give_name(file, target, replace=old is not None)
                     done.append(committed)
