@@ -14,13 +14,14 @@ from typing import Literal
 from ckmigrate.compile import State, Trace, TracedScript, start, trace, trace_back
 from ckmigrate.errors import MigrationError, VerificationError
 from ckmigrate.execute.evaluate import chunks, peak_cost
+from ckmigrate.expr import sources
 from ckmigrate.identify import Identity, Replay
 from ckmigrate.lower import Copy
 from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.plan import Entry, Plan, make_plan
 from ckmigrate.project import Project
-from ckmigrate.remarks import remarks_on
+from ckmigrate.remarks import remarks_on, remarks_on_order
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.spec import Schema
@@ -96,11 +97,13 @@ def prepare(
     plan = make_plan(
         done,
         is_plain=opened.is_plain,
-        peak=_peak,
+        peak=lambda entry: _peak(entry, opened),
         extra_checks=_tie_checks(done, goal.target),
     )
     _require_memory(plan, request)
     _require_fresh_state(opened, plan, request)
+    if goal.target and request.optimizer != "drop" and not request.weights_only:
+        remarks += remarks_on_order(opened.layout, goal.target.schema)
     return Prepared(
         project=project,
         history=history,
@@ -289,10 +292,13 @@ def _tie_checks(done: Trace, target: Target | None) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _peak(entry: Entry) -> int:
+def _peak(entry: Entry, opened: Opened) -> int:
     if isinstance(entry.lowered, Copy):
         return 0
-    return max(map(peak_cost, chunks(entry.expr)))
+    scattered = [name for name in sources(entry.expr) if not opened.is_plain(name)]
+    # A tensor that is no contiguous part of the file is put in order as a whole.
+    whole = sum(opened.layout.entries[name].spec.nbytes for name in scattered)
+    return max(map(peak_cost, chunks(entry.expr))) + 3 * whole
 
 
 def _require_memory(plan: Plan, request: Request) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ckmigrate.formats.base import Stored
 from ckmigrate.identify import Identity
 from ckmigrate.revisions.graph import History
+from ckmigrate.training.layouts import Layout
 
-__all__ = ["remarks_on"]
+__all__ = ["remarks_on", "remarks_on_order"]
 
 _LONGEST = 200
 
@@ -16,6 +17,18 @@ _LONGEST = 200
 def remarks_on(stored: Stored, identity: Identity, history: History) -> tuple[str, ...]:
     """On a tag that somebody overrules, and on parts of the file that no result will have."""
     return (*_overruled(identity, history), *_left_behind(stored))
+
+
+def remarks_on_order(layout: Layout, model: Iterable[str]) -> tuple[str, ...]:
+    """On an optimizer that counts parameters, where the model has them in another order."""
+    paths = [".".join(map(str, o.path)) for o in layout.training_state if o.kind == "optimizer"]
+    names = [name for name in model if name in layout.entries]
+    kept = frozenset(names)
+    if not paths or names == [name for name in layout.entries if name in kept]:
+        return ()
+    listed = ", ".join(paths)
+    why = f"{listed} may give the state of one parameter to another"
+    return (f"the model has its parameters in another order than the file: {why}",)
 
 
 def _overruled(identity: Identity, history: History) -> Iterator[str]:

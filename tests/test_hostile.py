@@ -145,3 +145,24 @@ def test_overruling_the_tag_is_told(tmp_path: Path) -> None:
     told = zoo.prepare(new, zoo.request(new, from_revision="base")).notes
     assert any("the tag of the file says 0000000001" in note for note in told)
     assert not zoo.prepare(new).notes[1:]
+
+
+def test_a_tensor_that_lies_scattered_counts_as_a_whole_in_memory(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.rename('old.**', 'second.**')")
+    state = {"old.weight": torch.zeros(3000, 3000).t()}
+    plan = zoo.prepare(zoo.save(state)).plan
+    assert plan.peak_memory > 3 * 3000 * 3000 * 4
+
+
+def test_an_optimizer_beside_a_model_of_another_order_is_told(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "pass", model=_MODEL)
+    layers = torch.nn.ModuleDict(
+        {n: torch.nn.Linear(4, 4, bias=False) for n in ("second", "first")}
+    )
+    adam = torch.optim.Adam(layers.parameters())
+    old = zoo.save({"model": layers.state_dict(), "optimizer": adam.state_dict()})
+    assert any("another order" in note for note in zoo.prepare(old).notes)
+    ordered = zoo.save(
+        {"model": dict(reversed(layers.state_dict().items())), "optimizer": adam.state_dict()}
+    )
+    assert not zoo.prepare(ordered).notes
