@@ -87,12 +87,17 @@ def _safetensors(
     lost = [] if weights_only else _lost_beside_weights(stored, layout, tree, gone)
     if lost:
         raise _would_lose(stored, lost, "a safetensors file holds tensors and short texts only")
-    specs = [(prefix + entry.name, entry.spec) for entry in plan.entries]
+    # Whoever stored one of several tied names loads by a function that expects just that.
+    leaves_out = safetensors.TIED in stored.details
+    tied = {name: group[0] for group in plan.ties if leaves_out for name in group[1:]}
+    entries = [entry for entry in plan.entries if entry.name not in tied]
+    specs = [(prefix + entry.name, entry.spec) for entry in entries]
     metadata = _string_metadata(stored, tree)
+    metadata |= {prefix + name: prefix + kept for name, kept in tied.items()}
     # Data that keeps its place within a block can share blocks with its source.
     phase = int(stored.details.get("data offset", 0)) % safetensors.BLOCK
     image = safetensors.image(specs, metadata=metadata, tag=tag, phase=phase)
-    work = {prefix + e.name: Work(e.name, e.expr, e.lowered) for e in plan.entries}
+    work = {prefix + e.name: Work(e.name, e.expr, e.lowered) for e in entries}
     ordered = sorted(work, key=lambda key: image.slots[key].offset)
     return Output("safetensors", image, {key: work[key] for key in ordered}, layout.entries)
 

@@ -239,3 +239,38 @@ def test_thousands_of_storages_beside_the_weights_take_no_quadratic_time(tmp_pat
     new = zoo.upgrade(old)
     assert time.perf_counter() - begin < 10
     assert torch.load(new, weights_only=True)["rates"][2999].item() == 2999
+
+
+class _Tied(torch.nn.Module):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__()
+        setattr(self, one, torch.nn.Linear(3, 2, bias=False))
+        setattr(self, other, torch.nn.Linear(3, 2, bias=False))
+        getattr(self, other).weight = getattr(self, one).weight
+
+
+def test_a_file_that_leaves_tied_names_out_stays_one(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, load_model, save_model
+
+    zoo = Zoo(tmp_path, "ck.rename('emb.weight', 'tok.weight')")
+    old, model = tmp_path / "old.safetensors", _Tied("tok", "head")
+    saved = _Tied("emb", "head")
+    save_model(saved, str(old), metadata={"format": "pt"})
+    new = zoo.upgrade(old)
+    assert len(load_file(new)) == 1
+    load_model(model, str(new))
+    assert torch.equal(model.state_dict()["head.weight"], saved.state_dict()["emb.weight"])
+    assert open_checkpoint(new).metadata == {"format": "pt"}
+    back = zoo.downgrade(new)
+    load_model(_Tied("emb", "head"), str(back))
+    whole = load(zoo.upgrade(old, "whole.pt"))
+    assert same(whole, model.state_dict())
+
+
+def test_names_that_a_script_parts_are_both_written(tmp_path: Path) -> None:
+    from safetensors.torch import save_model
+
+    zoo = Zoo(tmp_path, "ck.untie('head.weight')")
+    old = tmp_path / "old.safetensors"
+    save_model(saved := _Tied("emb", "head"), str(old))
+    assert same(load(zoo.upgrade(old)), saved.state_dict())

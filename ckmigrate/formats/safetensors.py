@@ -2,7 +2,8 @@
 
 A file is eight bytes of header length (little endian), a JSON object, then the data of all tensors
 without holes. The header maps a name to {"dtype", "shape", "data_offsets": [begin, end)}; the
-reserved name "__metadata__" maps strings to strings, and "ckmigrate" in it holds our tag.
+reserved name "__metadata__" maps strings to strings, and "ckmigrate" in it holds our tag. Of names
+that are one tensor, savers may store one and say so in the metadata: {"head.weight": "emb.weight"}.
 
 The reader accepts only what every other reader would understand the same way: no duplicate names,
 no holes, no overlaps, no bytes that belong to nobody. It reads the header and nothing else.
@@ -31,9 +32,11 @@ from ckmigrate.formats.safetensors_header import (
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.spec import TensorSpec
 
-__all__ = ["BLOCK", "MAX_HEADER", "TAG_KEY", "image", "is_safetensors", "read"]
+__all__ = ["BLOCK", "MAX_HEADER", "TAG_KEY", "TIED", "image", "is_safetensors", "read"]
 
 TAG_KEY: Final = "ckmigrate"
+TIED: Final = "tied names left out"
+"""The key of `details` with the count of names that only the metadata has, where there are any."""
 MAX_HEADER: Final = 100_000_000
 BLOCK: Final = 4096
 
@@ -55,8 +58,9 @@ def read(path: Path, fd: int, stat: os.stat_result) -> Stored:
     """Read the header of the open file `fd`.
 
     The tree is a flat dict name → Tensor in the order of the data (empty tensors that share an
-    offset: in the order of the header); each tensor has its own Storage whose key is its name.
-    `details` has the offset of the data and the spare bytes of the header, both in decimal.
+    offset: in the order of the header); each tensor has its own Storage whose key is its name. A
+    name that the metadata ties to a stored one comes last, on the Storage of that one. `details`
+    has the offset of the data and the spare bytes of the header, both in decimal.
 
     Raises StorageError CKM700 (length), CKM701 (not JSON, duplicate keys), CKM702 (metadata),
     CKM703 (dtype or shape), CKM704 (offsets), CKM707 (the file cannot be read).
@@ -80,18 +84,27 @@ def _read(path: Path, fd: int, stat: os.stat_result) -> Stored:
     raw = _header(fd, stat.st_size)
     start = 8 + len(raw)
     metadata, entries = parse(raw, stat.st_size - start)
+    stored = {entry.name: _tensor(entry) for entry in entries}
+    tied = {
+        name: stored[kept]
+        for name, kept in metadata.items()
+        if name != TAG_KEY and name not in stored and kept in stored
+    }
     return Stored(
         path=path,
         format="safetensors",
         identity=FileIdentity.of(stat),
-        tree={entry.name: _tensor(entry) for entry in entries},
+        tree=stored | tied,
         records={e.name: Record(start + e.begin, e.end - e.begin) for e in entries},
-        metadata={key: value for key, value in metadata.items() if key != TAG_KEY},
+        metadata={
+            key: value for key, value in metadata.items() if key != TAG_KEY and key not in tied
+        },
         tag=metadata.get(TAG_KEY),
         details={
             "container": "safetensors",
             "data offset": str(start),
             "header room": str(len(raw) - len(raw.rstrip(b" "))),
+            **({TIED: str(len(tied))} if tied else {}),
         },
     )
 
