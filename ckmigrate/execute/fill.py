@@ -185,11 +185,12 @@ def check_claims(checks: tuple[Check, ...], source: SourceFile) -> None:
     if broken:
         raise MigrationError(
             "CKM530",
-            f"{len(broken)} claims of the migration do not hold for this checkpoint",
+            f"{len(broken)} of {len(checks)} claims about values do not hold for this checkpoint",
             details=tuple(broken),
-            why="The script promises equal values; the bytes differ.",
-            fix="Correct the script, or migrate this checkpoint by another one. Nothing was "
-            "written.",
+            why="A script, or a model that uses one tensor under two names, needs equal values; "
+            "the bytes differ.",
+            fix="Correct the script; for tied names, say in a script which of them to keep. "
+            "Nothing was written.",
         )
 
 
