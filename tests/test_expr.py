@@ -76,7 +76,9 @@ def test_a_slice_takes_only_the_parts_that_it_needs() -> None:
     assert ex.sources(ex.slice_(both, 0, 3, 5)) == ("x", "y")
     stepped = ex.slice_(both, 0, 1, 8, 3)
     assert stepped.spec.shape == (3, 3)
-    assert isinstance(stepped, Concat)
+    x, y = source(4, 3), source(4, 3, name="y")
+    every_third = ex.slice_(both, 0, 0, 8, 3)
+    assert every_third == ex.concat((ex.slice_(x, 0, 0, 4, 3), ex.slice_(y, 0, 2, 3)), 0)
     assert ex.slice_(both, 1, 0, 1).spec.shape == (8, 1)
 
 
@@ -155,3 +157,24 @@ def test_a_slice_across_the_rows_of_a_reshape_is_not_a_slice_of_its_base() -> No
     across = ex.slice_(ex.reshape(both, (2, 9)), 1, 3, 6)
     assert across.spec.shape == (2, 3)
     assert ex.sources(across) == ("x", "y")
+
+
+def test_a_size_that_does_not_divide_a_run_needs_a_reshape() -> None:
+    turned = ex.permute(source(4, 6), (1, 0))
+    assert isinstance(ex.reshape(turned, (2, 4, 3)), Reshape)
+
+
+def test_a_row_and_a_column_are_never_joined() -> None:
+    x = source(4, 4)
+    row, column = ex.slice_(x, 0, 0, 1), ex.slice_(ex.permute(x, (1, 0)), 0, 1, 2)
+    assert isinstance(ex.concat((row, column), 0), Concat)
+
+
+def test_rows_of_blocks_with_other_seams_are_never_joined() -> None:
+    def row(zeros: int) -> Expr:
+        parts = [(bytes(4), zeros), (b"\1\0\0\0", 5 - zeros)]
+        return ex.concat([ex.fill(e, TensorSpec(DType.F32, (1, n))) for e, n in parts], 1)
+
+    both = ex.concat((row(2), row(3)), 0)
+    assert isinstance(both, Concat)
+    assert both.parts == (row(2), row(3))

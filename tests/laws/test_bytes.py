@@ -63,7 +63,7 @@ def compare(case: Case, *, plain: bool) -> int:
     st.sampled_from([0, 2, 16]),
     st.sampled_from([1, 7, 64, 1 << 20]),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1200, deadline=None)
 def test_a_chain_gives_the_bytes_of_its_steps(
     case: Case, plain: bool, mean_run: int, few: int, chunk: int
 ) -> None:

@@ -28,7 +28,7 @@ def shape_of(draw: st.DrawFn, numel: int) -> tuple[int, ...]:
 
 @st.composite
 def jumbles(draw: st.DrawFn) -> tuple[list[Pair], dict[str, bytes]]:
-    """Every stage of: two sources, joined or transposed, reshaped, cut, reshaped, …"""
+    """Every stage of: a source or two joined ones, transposed, reshaped, cut, reshaped, …"""
     tail = draw(st.lists(st.sampled_from([2, 3, 4]), min_size=1, max_size=2))
     made: list[Pair] = []
     data: dict[str, bytes] = {}
@@ -37,7 +37,9 @@ def jumbles(draw: st.DrawFn) -> tuple[list[Pair], dict[str, bytes]]:
         values = np.arange(math.prod(shape), dtype="<u2").reshape(shape) + 1000 * len(data)
         data[name] = values.astype("<u2").tobytes()
         made.append((Source(name, TensorSpec(DType.U16, shape)), values))
-    expr, value = ex.concat([e for e, _ in made], 0), np.concatenate([v for _, v in made])
+    expr, value = made[0]
+    if draw(st.booleans()):
+        expr, value = ex.concat([e for e, _ in made], 0), np.concatenate([v for _, v in made])
     stages: list[Pair] = []
     for _ in range(draw(st.integers(2, 7))):
         kind = draw(st.integers(0, 3))
@@ -51,8 +53,9 @@ def jumbles(draw: st.DrawFn) -> tuple[list[Pair], dict[str, bytes]]:
             dim = draw(st.integers(0, value.ndim - 1))
             begin = draw(st.integers(0, value.shape[dim] - 1))
             end = draw(st.integers(begin + 1, value.shape[dim]))
-            expr = ex.slice_(expr, dim, begin, end)
-            value = value.take(range(begin, end), dim)
+            step = draw(st.sampled_from([1, 1, 2, 3]))
+            expr = ex.slice_(expr, dim, begin, end, step)
+            value = value.take(range(begin, end, step), dim)
         elif value.ndim and value.size < 200:
             dim = draw(st.integers(0, value.ndim - 1))
             cut = draw(st.integers(0, value.shape[dim]))

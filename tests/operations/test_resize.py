@@ -97,3 +97,10 @@ def test_what_does_not_fit_is_refused(
     tmp_path: Path, body: str, code: str, operation: str, words: list[str]
 ) -> None:
     refused(tmp_path, body, {"w": (3, 3)}, *words, code=code, operation=operation)
+
+
+def test_an_odd_rest_goes_behind(tmp_path: Path) -> None:
+    grown = result_of(tmp_path, 'ck.resize("w", (4, 3), anchor="center")')
+    assert (grown == np.pad(DATA, ((0, 1), (0, 0)))).all()
+    cut = result_of(tmp_path, 'ck.resize("w", (2, 3), anchor="center")')
+    assert (cut == DATA[:2]).all()
