@@ -86,7 +86,7 @@ class Checkpoint:
         return Params(self._params)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._recorder.entries
+        return self._recorder.has(name)
 
     def __len__(self) -> int:
         return len(self._recorder.entries)

@@ -43,7 +43,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class TracedScript:
-    """What one script did. `direction` is "up" or "down"."""
+    """What one script did. `direction` is "up" or "down".
+
+    absent  names that the script asked for, `if name in ck`, and that were not there, by line
+    """
 
     script: Script
     records: tuple[Record, ...]
@@ -51,6 +54,7 @@ class TracedScript:
     before: State
     after: State
     direction: str = "up"
+    absent: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -129,7 +133,15 @@ def _checkpoint(script: Script, state: State, params: Mapping[str, object]) -> C
 def _traced(script: Script, ck: Checkpoint, before: State, direction: str) -> TracedScript:
     done = ck.recorder
     after = State(done.entries, done.ties, done.meta)
-    return TracedScript(script, tuple(done.records), tuple(done.checks), before, after, direction)
+    return TracedScript(
+        script,
+        tuple(done.records),
+        tuple(done.checks),
+        before,
+        after,
+        direction,
+        dict(done.absent),
+    )
 
 
 def _script_failure(script: Script, error: BaseException, direction: str) -> MigrationError:

@@ -272,7 +272,7 @@ def _nothing_fits(
         )
     ranked = sorted(known, key=lambda item: -_likeness(schema, item[1]))
     nearest, expected = ranked[0]
-    lines = describe(compare(schema, expected))
+    lines = describe(compare(schema, expected), found="file", wanted="revision")
     shown = tuple(lines[:8]) + ((f"… {len(lines) - 8} more",) if len(lines) > 8 else ())
     return IdentifyError(
         "CKM414",

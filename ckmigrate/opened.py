@@ -18,6 +18,7 @@ from ckmigrate.revisions.graph import History
 from ckmigrate.snapshot import read_snapshot
 from ckmigrate.spec import Schema
 from ckmigrate.training.layouts import Layout, find_weights
+from ckmigrate.uncollected import uncollected
 
 __all__ = ["Opened", "Policy", "Request", "identify_opened", "open_weights", "replays"]
 
@@ -73,6 +74,7 @@ class Opened:
         return tensor.spec.numel == 0 or is_plain(tensor, self.stored.records[tensor.storage.key])
 
 
+@uncollected()
 def open_weights(path: Path, project: Project, request: Request) -> Opened:
     """Read a checkpoint and find its weights."""
     stored = open_checkpoint(path, carry=(*project.carry, *request.carry))

@@ -21,7 +21,7 @@ from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.plan import Entry, Plan, make_plan
 from ckmigrate.project import Project
-from ckmigrate.remarks import remarks_on, remarks_on_order
+from ckmigrate.remarks import remarks_on, remarks_on_conditions, remarks_on_order
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.spec import Schema
@@ -92,7 +92,8 @@ def prepare(
     case = _Case(project, history, request, opened, identity, wanted, known)
     done = _trace_up(case) if direction == "up" else _trace_down(case)
     goal = _goal(case)
-    remarks = remarks_on(opened.stored, identity, history)
+    remarks = remarks_on(opened.stored, identity, history, known)
+    remarks += tuple(remarks_on_conditions(done))
     remarks += goal.remarks + _require_fit(case, done, goal)
     plan = make_plan(
         done,
@@ -245,7 +246,7 @@ def _goal(case: _Case) -> _Goal:
     """
     request, heads = case.request, case.history.heads
     if request.use_model and ((case.wanted,) == heads or not heads):
-        target = find_target(case.project, request)
+        target = find_target(case.project, replace(request, model=_model_of(case)))
         return _Goal(target, target.schema, f"model '{target.model}' ({target.factory})")
     for name, replay in case.known.items():
         begin = replay.schema(case.identity.revision)
@@ -253,6 +254,19 @@ def _goal(case: _Case) -> _Goal:
             schema = replay.schema(case.wanted)
             return _Goal(None, schema, f"the snapshot '{name}'" if schema else None)
     return _Goal(remarks=("not compared with a model: no snapshot has this file's shapes",))
+
+
+def _model_of(case: _Case) -> str | None:
+    """The model that was chosen; else, of several, the one whose snapshot is of the file's size."""
+    if case.request.model is not None or len(case.project.models) < 2:
+        return case.request.model
+    fitting = [
+        name
+        for name, replay in case.known.items()
+        if name in case.project.models
+        and replay.schema(case.identity.revision) == case.opened.schema
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _require_fit(case: _Case, done: Trace, goal: _Goal) -> tuple[str, ...]:

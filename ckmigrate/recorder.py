@@ -80,6 +80,7 @@ class Recorder:
         self.records: list[Record] = []
         self.checks: list[Check] = []
         self.taken: list[Take] = []
+        self.absent: dict[str, int | None] = {}
         self._script = script
         self._path = path
 
@@ -190,6 +191,14 @@ class Recorder:
             self.meta, done = self.meta.apply(edit)
             text = call_text(args, kwargs)
             self.records.append(Record(f"meta.{edit.kind}", text, self.line(), edit=done))
+
+    def has(self, name: object) -> bool:
+        """Whether there is such an entry; a name that is not there is noted with its first line."""
+        if name in self.entries:
+            return True
+        if isinstance(name, str):
+            self.absent.setdefault(name, self.line())
+        return False
 
     def take(self, name: str) -> Take:
         """Note that an entry was taken; the mark travels with its tensor."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from ckmigrate.compile import Trace
 from ckmigrate.formats.base import Stored
-from ckmigrate.identify import Identity
+from ckmigrate.identify import Identity, Replay
+from ckmigrate.names import nearest
 from ckmigrate.revisions.graph import History
 from ckmigrate.training.layouts import Layout
 
-__all__ = ["remarks_on", "remarks_on_order"]
+__all__ = ["remarks_on", "remarks_on_conditions", "remarks_on_order"]
 
 _LONGEST = 200
 
 
-def remarks_on(stored: Stored, identity: Identity, history: History) -> tuple[str, ...]:
-    """On a tag that somebody overrules, and on parts of the file that no result will have."""
-    return (*_overruled(identity, history), *_left_behind(stored))
+def remarks_on(
+    stored: Stored, identity: Identity, history: History, known: Mapping[str, Replay]
+) -> tuple[str, ...]:
+    """On a tag that somebody overrules, on scripts that were changed since they ran on the file,
+    and on parts of the file that no result will have."""
+    return (
+        *_overruled(identity, history),
+        *_edited(identity, history, known),
+        *_left_behind(stored),
+    )
 
 
 def remarks_on_order(layout: Layout, model: Iterable[str]) -> tuple[str, ...]:
@@ -38,6 +47,34 @@ def _overruled(identity: Identity, history: History) -> Iterator[str]:
     known = tag.revision is None or tag.revision in history
     says = history.label(tag.revision) if known else f"{tag.name} ({tag.revision})"
     yield f"the tag of the file says {says}, and is overruled: scripts may run a second time"
+
+
+def remarks_on_conditions(trace: Trace) -> Iterator[str]:
+    """On names that a script asked for and did not find: a condition, or a slip of the pen."""
+    for traced in trace.scripts:
+        for name, line in traced.absent.items():
+            place = f"{traced.script.path.name}, line {line}" if line else traced.script.path.name
+            near = nearest(name, traced.before.entries, 1)
+            hint = f"; the nearest is '{near[0]}'" if near else ""
+            yield f"{place} asks for '{name}', which is not in this checkpoint{hint}"
+
+
+def _edited(identity: Identity, history: History, known: Mapping[str, Replay]) -> Iterator[str]:
+    """Scripts whose operations are others now than when they ran on the file.
+
+    Digests can be compared where a snapshot is the very schema that the file began with: a script
+    may do other things for another size.
+    """
+    tag = identity.tag
+    began = tag.origin_schema() if tag and tag.history else None
+    if tag is None or began is None or tag.origin_revision is not None:
+        return
+    replay = next((replay for replay in known.values() if replay.base.schema == began), None)
+    for applied in tag.history if replay else ():
+        traced = replay.traced(applied.revision) if replay else None
+        if traced is not None and traced.digest != applied.digest:
+            label = history.label(applied.revision)
+            yield f"{label} was edited after it ran on this file: its operations are others now"
 
 
 def _left_behind(stored: Stored) -> Iterator[str]:

@@ -110,13 +110,18 @@ def compare_ties(found: Ties, target: Ties, names: Iterable[str]) -> tuple[TieDi
     )
 
 
-def describe(differences: Iterable[Difference]) -> tuple[str, ...]:
-    """One line per folded group of differences, missing entries first."""
+def describe(
+    differences: Iterable[Difference], *, found: str = "result", wanted: str = "model"
+) -> tuple[str, ...]:
+    """One line per folded group of differences, missing entries first.
+
+    found and wanted name the two sides, as in "the {wanted} has it".
+    """
     listed = tuple(differences)
     lines = {kind: _folded(d for d in listed if d.kind == kind) for kind in _KINDS}
     renamed = _renamed(lines["missing"], lines["unexpected"])
     return tuple(
-        f"{kind:<11} {_told(kind, line)}" + _guess(renamed.get(line.pattern))
+        f"{kind:<11} {_told(kind, line, found, wanted)}" + _guess(renamed.get(line.pattern))
         for kind in _KINDS
         for line in lines[kind]
     )
@@ -174,13 +179,13 @@ def _folded(differences: Iterable[Difference]) -> tuple[Folded[_Specs], ...]:
     return fold({d.name: (d.found, d.wanted) for d in differences})
 
 
-def _told(kind: Kind, line: Folded[_Specs]) -> str:
+def _told(kind: Kind, line: Folded[_Specs], ours: str = "result", theirs: str = "model") -> str:
     found, wanted = line.value
     if found is None or wanted is None:
-        has, lacks = ("model", "result") if found is None else ("result", "model")
+        has, lacks = (theirs, ours) if found is None else (ours, theirs)
         return f"{line.pattern} {_spec(found or wanted)} — the {has} has it, the {lacks} does not"
     one, other = (_shape(s) if kind == "shape" else str(s.dtype) for s in (found, wanted))
-    return f"{line.pattern} is {one}, the model wants {other}"
+    return f"{line.pattern} is {one}, the {theirs} wants {other}"
 
 
 def _spec(spec: TensorSpec | None) -> str:

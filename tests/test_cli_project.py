@@ -86,6 +86,8 @@ def test_init_with_several_models_asks_which(toy: Toy) -> None:
     assert toy.run("init", "--from-checkpoint", path, "--model-name", "large").err == ""
     odd = toy.run("init", "--from-checkpoint", path, "--model-name", "smal")
     assert "no model 'smal' is configured" in odd.out
+    assert "model 'large'" in toy.run("plan", path, "--with-model").out
+    assert toy.run("init", "--from-checkpoint", path, "--model-name", "small").code == 0
     assert "--model small or --model large" in toy.run("plan", path, "--with-model").err
 
 

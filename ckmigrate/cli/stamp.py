@@ -107,9 +107,9 @@ def _compared(
         "CKM621",
         f"the checkpoint is not at {revision_text(history, revision)}",
         where=str(opened.stored.path),
-        details=tuple(ellipsis_list(describe(nearest), 20)),
-        why="Its tensors are not those that the revision has. Here `the model` is the committed "
-        "snapshot, led through the scripts.",
+        details=tuple(ellipsis_list(describe(nearest, found="file", wanted="revision"), 20)),
+        why="Its tensors are not those that the committed snapshot, led through the scripts, has "
+        "at that revision.",
         fix="`ckmigrate identify` shows what it fits. Nothing was written.",
     )
 
