@@ -91,12 +91,14 @@ class Meta:
     """The tree of a checkpoint, seen without its tensors; UNKNOWN while there is none.
 
     text_only  the format keeps texts and nothing else, as safetensors does
+    free       entries of a `text_only` tree that hold any JSON value, as config.json does
     weights    path of the state dict in the tree, which edits leave alone; None where they cannot
                reach it
     """
 
     tree: object
     text_only: bool = False
+    free: tuple[str, ...] = ()
     weights: Path | None = None
 
     @classmethod
@@ -134,14 +136,8 @@ class Meta:
         old: object = ABSENT
         if meta_tree.has(self.tree, edit.path):
             old = meta_tree.get(self.tree, edit.path)
-        if edit.kind == "set" and self.text_only and not isinstance(edit.value, str):
-            raise refuse(
-                "CKM574",
-                f"metadata '{edit.path}' cannot be a {type(edit.value).__name__} here",
-                why="The metadata of a safetensors file are texts.",
-                fix="Give text, such as str(value).",
-            )
         tree = self._edited(edit)
+        self._require_texts(tree, edit)
         self._require_weights(tree, edit)
         return replace(self, tree=tree), replace(edit, old=old)
 
@@ -155,6 +151,21 @@ class Meta:
                 return meta_tree.set_value(self.tree, edit.path, edit.value)
             case "drop":
                 return meta_tree.drop(self.tree, edit.path)
+
+    def _require_texts(self, tree: object, edit: MetaEdit) -> None:
+        if not self.text_only or tree is self.tree:
+            return
+        for key, value in (entries_of(tree) or {}).items():
+            if not isinstance(value, dict if key in self.free else str):
+                wanted = "The metadata of a safetensors file are texts."
+                if key in self.free:
+                    wanted = f"'{key}' stands for a JSON object."
+                raise refuse(
+                    "CKM574",
+                    f"metadata '{edit.new or edit.path}' cannot be a {type(value).__name__} here",
+                    why=wanted,
+                    fix="Give a dict." if key in self.free else "Give text, such as str(value).",
+                )
 
     def _require_weights(self, tree: object, edit: MetaEdit) -> None:
         if self.weights is None or tree is self.tree:

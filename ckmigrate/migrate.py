@@ -5,19 +5,19 @@ The command line and the Python interface both stand on these two.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ckmigrate.execute.commit import Committed, Destination, check_unchanged, commit
+from ckmigrate.execute.commit import Committed, Destination, Fill, check_unchanged, commit
 from ckmigrate.execute.failures import explained
 from ckmigrate.execute.fill import Progress, check_claims, fill
+from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
 from ckmigrate.execute.lock import Lock
-from ckmigrate.execute.source import SourceFile
-from ckmigrate.formats.open_checkpoint import open_regular
+from ckmigrate.execute.source import open_source
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
-from ckmigrate.output import Output, format_of, make_output
+from ckmigrate.output import Output, OutputFile, becomes_folder, format_of, make_output
+from ckmigrate.output_folder import make_folder
 from ckmigrate.prepare import Prepared, find_target, prepare
 from ckmigrate.training.layouts import Layout, find_weights
 from ckmigrate.verify import verify_file
@@ -39,11 +39,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A migration that was carried out."""
+    """A migration that was carried out; `written` counts bytes."""
 
     prepared: Prepared
     committed: Committed
     written: int
+    output: Output
 
 
 def carry_out(
@@ -58,53 +59,89 @@ def carry_out(
 
     progress gets the bytes of each write; phase gets the name and size of each stage.
     """
-    output = build_output(prepared, destination.path)
     stored = prepared.opened.stored
-    fd = open_regular(stored.path)
-    try:
-        source = SourceFile(fd, stored, output.tensors)
+    is_folder = becomes_folder(
+        destination.path,
+        source_is_folder=stored.folder is not None,
+        in_place=destination.in_place,
+        wanted=destination.folder or prepared.request.max_shard_size is not None,
+    )
+    destination = replace(destination, folder=is_folder)
+    output = build_output(prepared, destination.path, folder=is_folder)
+    with open_source(stored, output.tensors) as source:
         phase("check", 0)
         with explained(destination.path):
-            check_unchanged(stored.path, stored.identity)
+            check_unchanged(stored.files)
             check_claims(prepared.plan.checks, source)
+        started: list[str] = []
 
-        def fill_slots(target: int) -> Mapping[str, int]:
-            phase("write", output.image.size)
-            return fill(target, output.image, output.work, source, progress)
+        def filler(name: str, file: OutputFile) -> Fill:
+            def fill_slots(target: int) -> Mapping[str, int]:
+                if not started:
+                    phase("write", output.size)
+                started.append(name)
+                return fill(target, file.image, file.work, source, progress)
 
-        def verify(path: Path, target: int) -> None:
+            return fill_slots
+
+        def verify(path: Path) -> None:
             phase("verify", 0)
-            verify_file(path, prepared)
+            verify_file(path / output.index if output.index else path, prepared)
 
-        committed = commit(
-            destination,
-            output.image,
-            fill_slots,
-            source=stored.path,
-            source_identity=stored.identity,
-            verify=verify,
-            lock=lock,
-        )
-    finally:
-        os.close(fd)
-    return Outcome(prepared, committed, output.image.size)
+        if output.is_folder:
+            files = {n: NewFile(f.image, filler(n, f)) for n, f in output.files.items()}
+            carried = {name: stored.path / name for name in output.carried}
+            committed = commit_folder(
+                destination,
+                FolderImage(files, output.shards, output.index, carried, output.empty),
+                source=stored.path,
+                sources=stored.files,
+                verify=verify,
+                lock=lock,
+            )
+        else:
+            committed = commit(
+                destination,
+                output.files[""].image,
+                filler("", output.files[""]),
+                source=stored.path,
+                sources=stored.files,
+                verify=lambda path, _: verify(path),
+                lock=lock,
+            )
+    return Outcome(prepared, committed, output.size, output)
 
 
-def build_output(prepared: Prepared, path: Path) -> Output:
-    """The file that the plan becomes under a name: its suffix chooses the format."""
+def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Output:
+    """What the plan becomes under a name: a folder where that is wanted, otherwise a file whose
+    suffix chooses the format."""
     request, stored = prepared.request, prepared.opened.stored
     tree = prepared.plan.trace.end.meta.tree
     layout = _layout_of(tree, prepared)
+    gone = _dropped_state(layout, request)
+    tag = prepared.tag.to_json()
+    if folder:
+        return make_folder(
+            prepared.plan,
+            stored,
+            layout,
+            tree,
+            gone=gone,
+            tag=tag,
+            unwrap=request.unwrap,
+            weights_only=request.weights_only,
+            max_shard_size=request.max_shard_size,
+        )
     # A file that keeps its suffix keeps its format, also where the suffix promises another one.
-    is_renamed = path.suffix != stored.path.suffix
+    keeps = path.suffix == stored.path.suffix and stored.folder is None
     return make_output(
         prepared.plan,
         stored,
         layout,
         tree,
-        gone=_dropped_state(layout, request),
-        format=format_of(path, stored.format) if is_renamed else stored.format,
-        tag=prepared.tag.to_json(),
+        gone=gone,
+        format=stored.format if keeps else format_of(path, stored.format),
+        tag=tag,
         unwrap=request.unwrap,
         weights_only=request.weights_only,
     )
@@ -113,7 +150,7 @@ def build_output(prepared: Prepared, path: Path) -> Output:
 def _layout_of(tree: object, prepared: Prepared) -> Layout:
     """Where everything is once metadata was edited: what is no tensor may have moved."""
     opened, request, project = prepared.opened, prepared.request, prepared.project
-    if opened.stored.format == "safetensors" or tree is opened.stored.tree:
+    if opened.stored.is_flat or tree is opened.stored.tree:
         return opened.layout
     return find_weights(
         replace(opened.stored, tree=tree),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,18 +12,21 @@ from ckmigrate.errors import IdentifyError
 from ckmigrate.execute.source import is_plain
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.open_checkpoint import open_checkpoint
+from ckmigrate.formats.sharded import JSON_ROOTS
 from ckmigrate.identify import Identity, Replay, identify
 from ckmigrate.meta import Meta
 from ckmigrate.project import Project
 from ckmigrate.revisions.graph import History
 from ckmigrate.snapshot import read_snapshot
 from ckmigrate.spec import Schema
-from ckmigrate.training.layouts import Layout, find_weights
+from ckmigrate.training.layouts import Layout, Outside, find_weights
 from ckmigrate.uncollected import uncollected
 
 __all__ = ["Opened", "Policy", "Request", "identify_opened", "open_weights", "replays"]
 
 Policy = Literal["refuse", "drop"]
+
+_OPTIMIZER_FILE = re.compile(r"optimizer[._][^/]*(/|$)|global_step[0-9]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class Request:
     use_model      compare with the model and load into it (needs torch); otherwise with the
                    snapshot that the scripts make of the base schema
     optimizer, ema what to do with training state that the migration would make stale
+    max_shard_size bytes of tensors in a file; the result then is a folder with a new layout
     """
 
     to: str = "head"
@@ -49,6 +54,7 @@ class Request:
     weights_only: bool = False
     unwrap: bool = False
     max_memory: int | None = None
+    max_shard_size: int | None = None
     full_verify: bool = False
 
 
@@ -65,8 +71,9 @@ class Opened:
 
     @property
     def meta(self) -> Meta:
-        if self.stored.format == "safetensors":
-            return Meta(dict(self.stored.metadata), text_only=True)
+        if self.stored.is_flat:
+            free = JSON_ROOTS if self.stored.folder else ()
+            return Meta(dict(self.stored.metadata), text_only=True, free=free)
         return Meta(self.stored.tree, weights=self.layout.path)
 
     def is_plain(self, name: str) -> bool:
@@ -81,7 +88,15 @@ def open_weights(path: Path, project: Project, request: Request) -> Opened:
     layout = find_weights(
         stored, weights=request.weights or project.weights, wrappers=project.wrappers
     )
-    return Opened(stored, layout)
+    files = tuple(_training_files(stored.folder.others)) if stored.folder else ()
+    return Opened(stored, replace(layout, training_state=layout.training_state + files))
+
+
+def _training_files(names: Sequence[str]) -> Iterator[Outside]:
+    """Files beside shards in which trainers keep optimizer state; they are not opened."""
+    for name in names:
+        if _OPTIMIZER_FILE.match(name):
+            yield Outside((name,), "optimizer", "a file of optimizer state")
 
 
 def replays(project: Project, history: History, params: Mapping[str, object]) -> dict[str, Replay]:
@@ -104,7 +119,11 @@ def identify_opened(
     *,
     known: Mapping[str, Replay] | None = None,
 ) -> Identity:
-    """The revision of an opened checkpoint; `known` saves replaying the history once more."""
+    """The revision of an opened checkpoint; `known` saves replaying the history once more.
+
+    IdentifyError CKM408 where the parts of a folder do not agree on their tag.
+    """
+    _require_one_tag(opened.stored, request)
     try:
         return identify(
             history,
@@ -120,3 +139,16 @@ def identify_opened(
     except IdentifyError as error:
         error.where = error.where or str(opened.stored.path)
         raise
+
+
+def _require_one_tag(stored: Stored, request: Request) -> None:
+    if stored.tag_fault is None or request.from_revision is not None:
+        return
+    raise IdentifyError(
+        "CKM408",
+        "the files of the checkpoint have different tags",
+        where=str(stored.path),
+        why=f"{stored.tag_fault}. Files of two versions may be mixed.",
+        fix="Download the checkpoint again; if you know the revision of its tensors, say it with "
+        "--from REV, or record it with `ckmigrate stamp`.",
+    )

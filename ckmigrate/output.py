@@ -1,9 +1,12 @@
-"""The file that a plan becomes: its bytes around the tensors, and the work that fills each slot."""
+"""The file that a plan becomes: its bytes around the tensors, and the work that fills each slot.
+
+A folder of several files is made by `ckmigrate.output_folder`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from ckmigrate.errors import StorageError
@@ -14,6 +17,7 @@ from ckmigrate.formats import safetensors, torch_zip
 from ckmigrate.formats.base import FileImage, Format, Stored
 from ckmigrate.formats.pickle_limits import content
 from ckmigrate.formats.pickle_tensors import contiguous_strides
+from ckmigrate.formats.sharded import JSON_ROOTS
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import Path, child, entries_of, steps
 from ckmigrate.lower import lower
@@ -21,7 +25,20 @@ from ckmigrate.plan import Entry, Plan
 from ckmigrate.spec import DType, TensorSpec
 from ckmigrate.training.layouts import Layout, drop_outside, replace_weights
 
-__all__ = ["Output", "format_of", "make_output"]
+__all__ = [
+    "Output",
+    "OutputFile",
+    "becomes_folder",
+    "format_of",
+    "is_file_name",
+    "left_out",
+    "lost_beside_weights",
+    "make_output",
+    "new_tensors",
+    "string_metadata",
+    "torch_work",
+    "would_lose",
+]
 
 _SUFFIXES: dict[str, Format] = {
     ".safetensors": "safetensors",
@@ -33,18 +50,58 @@ _SUFFIXES: dict[str, Format] = {
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file to be written, and the work that fills each of its slots."""
+
+    image: FileImage
+    work: Mapping[str, Work] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
-    """`tensors` are the sources by name, those of passed-through storages included."""
+    """A checkpoint to be written.
+
+    files    by relative name; the only one of a checkpoint that is a file has the name ""
+    tensors  the sources by name, those of passed-through storages included
+    shards   of a folder: the names of those files that hold tensors
+    index    of a folder: the name of its index, if it has one
+    carried  of a folder: files of the source folder that come along, by relative name
+    empty    of a folder: folders without files that come along
+    """
 
     format: Format
-    image: FileImage
-    work: Mapping[str, Work]
+    files: Mapping[str, OutputFile]
     tensors: Mapping[str, Tensor]
+    shards: tuple[str, ...] = ()
+    index: str | None = None
+    carried: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        return self.format == "sharded"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that are written anew."""
+        return sum(file.image.size for file in self.files.values())
 
 
 def format_of(path: FilePath, default: Format) -> Format:
     """The format that an output name asks for; the source's own where the name says nothing."""
     return _SUFFIXES.get(path.suffix.lower(), default)
+
+
+def is_file_name(path: FilePath) -> bool:
+    """Whether a name ends as those of checkpoint files do."""
+    return path.suffix.lower() in _SUFFIXES
+
+
+def becomes_folder(path: FilePath, *, source_is_folder: bool, in_place: bool, wanted: bool) -> bool:
+    """Whether the result is a folder: where that is asked for, and otherwise where the source is
+    one and the name of the output is not that of a file."""
+    keeps = source_is_folder and (in_place or not is_file_name(path))
+    return wanted or keeps
 
 
 def make_output(
@@ -84,36 +141,43 @@ def _safetensors(
     prefix: str,
     weights_only: bool,
 ) -> Output:
-    lost = [] if weights_only else _lost_beside_weights(stored, layout, tree, gone)
+    lost = [] if weights_only else lost_beside_weights(stored, layout, tree, gone)
     if lost:
-        raise _would_lose(stored, lost, "a safetensors file holds tensors and short texts only")
-    # Whoever stored one of several tied names loads by a function that expects just that.
-    leaves_out = safetensors.TIED in stored.details
-    tied = {name: group[0] for group in plan.ties if leaves_out for name in group[1:]}
+        raise would_lose(stored, lost, "a safetensors file holds tensors and short texts only")
+    tied = left_out(plan, stored)
     entries = [entry for entry in plan.entries if entry.name not in tied]
     specs = [(prefix + entry.name, entry.spec) for entry in entries]
-    metadata = _string_metadata(stored, tree)
+    metadata = string_metadata(stored, tree)
     metadata |= {prefix + name: prefix + kept for name, kept in tied.items()}
     # Data that keeps its place within a block can share blocks with its source.
     phase = int(stored.details.get("data offset", 0)) % safetensors.BLOCK
     image = safetensors.image(specs, metadata=metadata, tag=tag, phase=phase)
     work = {prefix + e.name: Work(e.name, e.expr, e.lowered) for e in entries}
     ordered = sorted(work, key=lambda key: image.slots[key].offset)
-    return Output("safetensors", image, {key: work[key] for key in ordered}, layout.entries)
+    file = OutputFile(image, {key: work[key] for key in ordered})
+    return Output("safetensors", {"": file}, layout.entries)
 
 
-def _string_metadata(stored: Stored, tree: object) -> dict[str, str]:
-    """`Meta` has kept the pairs of a safetensors file to texts."""
-    if stored.format != "safetensors":
+def left_out(plan: Plan, stored: Stored) -> dict[str, str]:
+    """Tied names that are not written, by the name that is: whoever stored one of several loads by
+    a function that expects just that."""
+    leaves_out = safetensors.TIED in stored.details
+    return {name: group[0] for group in plan.ties if leaves_out for name in group[1:]}
+
+
+def string_metadata(stored: Stored, tree: object) -> dict[str, str]:
+    """The metadata of a safetensors file; `Meta` has kept its pairs to texts."""
+    if not stored.is_flat or (stored.folder and stored.folder.container == "torch"):
         return {"format": "pt"}
-    return {str(key): str(value) for key, value in (entries_of(tree) or {}).items()}
+    pairs = (entries_of(tree) or {}).items()
+    return {str(key): value for key, value in pairs if isinstance(value, str)}
 
 
-def _lost_beside_weights(
+def lost_beside_weights(
     stored: Stored, layout: Layout, tree: object, gone: Sequence[Path]
 ) -> list[str]:
-    if stored.format == "safetensors":
-        return []
+    if stored.is_flat:
+        return _edited_beside(stored, tree)
     found = [f"'{name}' in the state dict" for name in layout.extras]
     for depth, key in enumerate(layout.path):
         above = layout.path[:depth]
@@ -124,11 +188,18 @@ def _lost_beside_weights(
     return found
 
 
+def _edited_beside(stored: Stored, tree: object) -> list[str]:
+    """What the migration changes in files beside shards, which a single file cannot hold."""
+    found = entries_of(tree) or {}
+    edited = (key for key in JSON_ROOTS if found.get(key) != stored.metadata.get(key))
+    return [f"'{key}', which the migration edits" for key in edited] if stored.folder else []
+
+
 def _dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _would_lose(stored: Stored, lost: Sequence[str], why: str) -> StorageError:
+def would_lose(stored: Stored, lost: Sequence[str], why: str) -> StorageError:
     return StorageError(
         "CKM740",
         f"{len(lost)} entries of {stored.path.name} would be lost",
@@ -150,31 +221,32 @@ def _torch(
     prefix: str,
     weights_only: bool,
 ) -> Output:
-    made = _new_tensors(plan, stored, layout)
+    made = new_tensors(plan, stored, layout)
     new = [(entry.name, made[entry.name]) for entry in plan.entries]
-    if stored.format == "safetensors":
-        lost = [] if weights_only else _lost_metadata(tree)
+    if stored.is_flat:
+        lost = _edited_beside(stored, tree) + _lost_metadata(tree)
+        lost = [] if weights_only else lost
         if lost:
-            raise _would_lose(stored, lost, "a plain state dict has no place for them")
+            raise would_lose(stored, lost, "a plain state dict has no place for them")
         result: object = {prefix + name: tensor for name, tensor in new}
     else:
         result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
         result = child(result, layout.path) if weights_only else drop_outside(result, gone)
     nested = bool(layout.path) and not weights_only and entries_of(result) is not None
     image = torch_zip.image(result, tag=tag, tag_as="key" if nested else "record")
-    work, tensors = _torch_work(plan.entries, made, image, stored, layout, result)
-    return Output("torch", image, work, tensors)
+    work, tensors = torch_work(plan.entries, made, image, stored, layout, result)
+    return Output("torch", {"": OutputFile(image, work)}, tensors)
 
 
 def _lost_metadata(tree: object) -> list[str]:
     return [
         f"metadata '{key}'"
         for key, value in (entries_of(tree) or {}).items()
-        if not isinstance(value, Tensor) and key != "format"
+        if isinstance(value, str) and key != "format"
     ]
 
 
-def _new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]:
+def new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]:
     """A tensor of its own storage for every entry; tied entries share one.
 
     A storage that is one unchanged entry stays itself, so that whatever else in the file shares it
@@ -225,7 +297,7 @@ def _is_whole(tensor: Tensor) -> bool:
     return same and in_order and not tensor.conj and not tensor.neg
 
 
-def _torch_work(
+def torch_work(
     entries: Sequence[Entry],
     made: Mapping[str, Tensor],
     image: FileImage,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ckmigrate.errors import MigrationError, StorageError, VerificationError
 from ckmigrate.execute.fill import read_expression
-from ckmigrate.execute.source import SourceFile
-from ckmigrate.formats.open_checkpoint import open_checkpoint, open_regular
+from ckmigrate.execute.source import SourceFile, open_source
+from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.spec import DType, Schema, TensorSpec
 from ckmigrate.strict import compare, describe
 from ckmigrate.target import strict_load
@@ -49,9 +49,9 @@ def verify_file(path: Path, prepared: Prepared) -> None:
         lines = describe(compare(found, prepared.plan.schema))
         raise _broken("CKM603", "the tensors are not the ones that were planned", lines)
     if prepared.target is not None:
-        strictly_loads(path, stored, layout.entries, prepared)
+        strictly_loads(stored, layout.entries, prepared)
     if request.full_verify:
-        run_script_verifies(path, stored, layout.entries, prepared)
+        run_script_verifies(stored, layout.entries, prepared)
 
 
 def _found_again(stored: Stored, prepared: Prepared) -> Layout:
@@ -88,14 +88,12 @@ def _broken(code: str, what: str, details: tuple[str, ...] = ()) -> Verification
     )
 
 
-def strictly_loads(
-    path: Path, stored: Stored, entries: Mapping[str, Tensor], prepared: Prepared
-) -> None:
+def strictly_loads(stored: Stored, entries: Mapping[str, Tensor], prepared: Prepared) -> None:
     """`load_state_dict(strict=True)` of a fresh model with the file's own tensors."""
     target, project = prepared.target, prepared.project
     assert target is not None
     exempt = _exempt(tuple(target.schema), project.exempt) | _exempt(tuple(entries), project.exempt)
-    with loaded_tensors(path, stored, entries) as tensors:
+    with loaded_tensors(stored, entries) as tensors:
         given = {name: tensor for name, tensor in tensors.items() if name not in exempt}
         strict_load(
             target.factory,
@@ -116,23 +114,33 @@ def _exempt(names: tuple[str, ...], patterns: tuple[str, ...]) -> frozenset[str]
 
 @contextmanager
 def loaded_tensors(
-    path: Path, stored: Stored, entries: Mapping[str, Tensor]
+    stored: Stored, entries: Mapping[str, Tensor]
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The tensors of a checkpoint as torch sees them.
 
     Plain ones are views of the mapped file, others are copies; valid inside the block only.
     """
-    fd = open_regular(path)
-    try:
-        source = SourceFile(fd, stored, entries)
-        mapped = mmap.mmap(fd, os.fstat(fd).st_size, access=mmap.ACCESS_COPY)
-        yield {name: _tensor(name, tensor, source, mapped) for name, tensor in entries.items()}
-    finally:
-        os.close(fd)
+    with open_source(stored, entries) as source:
+        maps = _Maps(source)
+        yield {name: _tensor(name, tensor, source, maps) for name, tensor in entries.items()}
 
 
-def _tensor(name: str, tensor: Tensor, source: SourceFile, mapped: mmap.mmap) -> torch.Tensor:
+class _Maps(dict[int, mmap.mmap]):
+    """The files of a checkpoint, mapped when they are needed; a map outlives its descriptor."""
+
+    def __init__(self, source: SourceFile) -> None:
+        super().__init__()
+        self._source = source
+
+    def __missing__(self, number: int) -> mmap.mmap:
+        fd = self._source.fds[number]
+        self[number] = mmap.mmap(fd, os.fstat(fd).st_size, access=mmap.ACCESS_COPY)
+        return self[number]
+
+
+def _tensor(name: str, tensor: Tensor, source: SourceFile, maps: _Maps) -> torch.Tensor:
     if source.is_plain(name) and tensor.spec.numel:
+        mapped = maps[source.record(name).file]
         return _from_bytes(mapped, tensor.spec, offset=source.offset(name))
     return _from_bytes(bytearray(source.read(name, 0, tensor.spec.numel)), tensor.spec)
 
@@ -151,9 +159,7 @@ def _from_bytes(data: bytearray | mmap.mmap, spec: TensorSpec, *, offset: int = 
     return flat if dtype is None else flat.view(dtype).reshape(shape)
 
 
-def run_script_verifies(
-    path: Path, stored: Stored, entries: Mapping[str, Tensor], prepared: Prepared
-) -> None:
+def run_script_verifies(stored: Stored, entries: Mapping[str, Tensor], prepared: Prepared) -> None:
     """Run the `verify(old, new)` of every script in the chain.
 
     Each gets the values before and after its own change, whatever other scripts did: those of the
@@ -163,7 +169,7 @@ def run_script_verifies(
     VerificationError CKM604 where one raises or returns False.
     """
     scripts = prepared.plan.trace.scripts
-    with _values(prepared.opened) as values, loaded_tensors(path, stored, entries) as written:
+    with _values(prepared.opened) as values, loaded_tensors(stored, entries) as written:
         for number, traced in enumerate(scripts, start=1):
             check = traced.script.load().verify
             if check is None:
@@ -205,12 +211,8 @@ class _Values(Mapping[str, "torch.Tensor"]):
 
 @contextmanager
 def _values(opened: Opened) -> Iterator[Callable[[State], _Values]]:
-    fd = open_regular(opened.stored.path)
-    try:
-        source = SourceFile(fd, opened.stored, opened.layout.entries)
+    with open_source(opened.stored, opened.layout.entries) as source:
         yield lambda state: _Values(state.entries, source)
-    finally:
-        os.close(fd)
 
 
 def _violated(script: Script, why: str) -> VerificationError:

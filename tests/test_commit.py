@@ -25,7 +25,7 @@ from ckmigrate.execute.commit import (
 )
 from ckmigrate.execute.lock import locked
 from ckmigrate.execute.temporary import is_temporary
-from ckmigrate.formats.base import FileIdentity, FileImage, Slot
+from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
 
 OLD = b"old " * 1000
 NEW = b"head" + b"data" * 2000
@@ -63,8 +63,8 @@ def run(
     verify: Callable[[Path, int], None] = accept,
     image: FileImage = IMAGE,
 ) -> Committed:
-    identity = FileIdentity.of(source.stat())
-    return commit(destination, image, fill, source=source, source_identity=identity, verify=verify)
+    sources = (StoredFile(source, FileIdentity.of(source.stat())),)
+    return commit(destination, image, fill, source=source, sources=sources, verify=verify)
 
 
 def refused(destination: Destination, source: Path, **options: object) -> StorageError:
@@ -340,7 +340,7 @@ def test_a_source_that_changes_meanwhile_stops_the_commit(source: Path) -> None:
 
 
 def test_a_source_that_vanished_stops_the_commit(source: Path) -> None:
-    identity = FileIdentity.of(source.stat())
+    sources = (StoredFile(source, FileIdentity.of(source.stat())),)
     source.unlink()
     with pytest.raises(StorageError, match="changed"):
         commit(
@@ -348,7 +348,7 @@ def test_a_source_that_vanished_stops_the_commit(source: Path) -> None:
             IMAGE,
             fill,
             source=source,
-            source_identity=identity,
+            sources=sources,
             verify=accept,
         )
 
@@ -519,7 +519,7 @@ def test_a_rename_whose_answer_got_lost_counts(
 
 
 def test_commit_uses_the_lock_that_the_caller_has(source: Path) -> None:
-    identity = FileIdentity.of(source.stat())
+    sources = (StoredFile(source, FileIdentity.of(source.stat())),)
     with locked(source) as lock:
         with pytest.raises(StorageError, match="another upgrade"):
             run(Destination(source, in_place=True), source)
@@ -528,7 +528,7 @@ def test_commit_uses_the_lock_that_the_caller_has(source: Path) -> None:
             IMAGE,
             fill,
             source=source,
-            source_identity=identity,
+            sources=sources,
             verify=accept,
             lock=lock,
         )
@@ -580,7 +580,7 @@ def test_without_file_locks_the_name_tells_who_is_dead(
             IMAGE,
             fill,
             source=None,
-            source_identity=None,
+            sources=(),
             verify=accept,
             lock=lock,
         )

@@ -28,7 +28,7 @@ LAYERS = (
     "lower compile",
     "plan strict target",
     "lookalikes identify execute.*",
-    "opened remarks uncollected output verify prepare",
+    "opened remarks uncollected output output_folder verify prepare",
     "migrate",
     "report.*",
     "cli.*",

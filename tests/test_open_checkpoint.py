@@ -74,7 +74,7 @@ FOREIGN = {
         json.dumps({"metadata": {}, "weight_map": {"w": "a.safetensors"}}).encode(),
         "CKM708",
         "index of a sharded checkpoint",
-        "one of the files",
+        "the folder",
     ),
     "json": (b'{"hidden_size": 64}', "CKM708", "JSON", "beside"),
     "text": ("Größe: drei\n".encode(), "CKM708", "text file that begins with 'Größe", "checkpoint"),

@@ -191,7 +191,7 @@ def test_a_big_endian_storage_that_passes_through_is_swapped_too(tmp_path: Path)
 def source_of(path: Path) -> tuple[int, SourceFile]:
     stored = open_checkpoint(path)
     fd = open_regular(path)
-    return fd, SourceFile(fd, stored, find_weights(stored).entries)
+    return fd, SourceFile((fd,), stored, find_weights(stored).entries)
 
 
 def test_a_record_is_checked_once_whatever_is_read_of_it(

@@ -46,7 +46,7 @@ def test_a_result_loads_strictly_into_the_model_of_today(tmp_path: Path) -> None
 def test_every_difference_from_the_model_is_refused_before_anything_is_read(
     tmp_path: Path, script: str, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckmigrate.migrate.SourceFile", None)
+    monkeypatch.setattr("ckmigrate.migrate.open_source", None)
     zoo = Zoo(tmp_path, script, model=LINEAR)
     error = zoo.refusal(zoo.save(STATE))
     assert isinstance(error, VerificationError)
@@ -148,7 +148,7 @@ def test_torch_sees_the_tensors_of_a_file_as_they_are(tmp_path: Path, dtype: DTy
     state = {"a": raw, "t": raw.t(), "scalar": raw[1, 1], "empty": raw[:0]}
     stored = open_checkpoint(zoo.save(state))
     entries = find_weights(stored).entries
-    with verify.loaded_tensors(stored.path, stored, entries) as tensors:
+    with verify.loaded_tensors(stored, entries) as tensors:
         for name, tensor in state.items():
             assert tensors[name].dtype == kind
             assert tensors[name].shape == tensor.shape

@@ -28,29 +28,47 @@ _MORE = {"downgrade": " --to REV", "stamp": " REV"}
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The output options of a command; exactly one of the first three is given."""
+    """The output options of a command; exactly one of the first three is given.
+
+    folder  the result is a folder of shards, whatever the source is
+    """
 
     out: Path | None
     out_dir: Path | None
     in_place: bool
     backup: bool
     overwrite: bool
+    folder: bool = False
 
     def path_for(self, source: Path) -> Path:
-        """The file that the result of `source` gets."""
+        """The file or folder that the result of `source` gets."""
+        from ckmigrate.formats.sharded import folder_of
+
         if self.out is not None:
             return self.out
-        return self.out_dir / source.name if self.out_dir is not None else source
+        root = folder_of(source)
+        if self.out_dir is None:
+            return root
+        return self.out_dir / (root.name if root.name not in ("", "..") else root.resolve().name)
 
     def destination(self, source: Path, revision: str | None) -> Destination:
         """The destination of a source that is at `revision`."""
         from ckmigrate.execute.preflight import Destination, backup_path
+        from ckmigrate.formats.sharded import folder_of
+        from ckmigrate.output import becomes_folder
 
         path = self.path_for(source)
         keeps = self.in_place and self.backup
+        folder = becomes_folder(
+            path,
+            source_is_folder=folder_of(source).is_dir(),
+            in_place=self.in_place,
+            wanted=self.folder,
+        )
         return Destination(
             path,
             in_place=self.in_place,
+            folder=folder,
             overwrite=self.overwrite,
             backup=backup_path(path, revision or "base") if keeps else None,
         )
@@ -73,14 +91,15 @@ class Placement:
 def place(
     paths: Sequence[Path],
     *,
-    out: Path | None,
+    out: str | None,
     out_dir: Path | None,
     in_place: bool,
     no_backup: bool,
     overwrite: bool,
     verb: str,
+    sharded: bool = False,
 ) -> Placement:
-    """The placement that the options ask for.
+    """The placement that the options ask for; `sharded` says that --max-shard-size is given.
 
     UsageError: CKM230 none or several of the three ways, CKM232 -o for several files or for a
     folder, CKM233 an option that does not go with the way, CKM234 two results for one file.
@@ -89,9 +108,13 @@ def place(
     if sum(given) != 1:
         raise _no_way(verb, paths[0], sum(given))
     _check_options(in_place=in_place, no_backup=no_backup, overwrite=overwrite)
-    if out is not None:
-        _check_out(out, paths)
-    placement = Placement(out, out_dir, in_place, not no_backup, overwrite)
+    path = None if out is None else Path(out)
+    folder = sharded or bool(out and out.endswith("/"))
+    if path is not None:
+        _check_out(path, paths, folder=folder)
+    if folder:
+        _check_folder(path, paths, in_place=in_place)
+    placement = Placement(path, out_dir, in_place, not no_backup, overwrite, folder)
     why = "each result needs a name of its own"
     require_different(paths, lambda path: placement.path_for(path).resolve(), why)
     return placement
@@ -124,10 +147,26 @@ def _check_options(*, in_place: bool, no_backup: bool, overwrite: bool) -> None:
         raise UsageError("CKM233", what, fix=fix)
 
 
-def _check_out(out: Path, paths: Sequence[Path]) -> None:
+def _check_folder(out: Path | None, paths: Sequence[Path], *, in_place: bool) -> None:
+    """UsageError CKM233 where a folder would have the name of a file."""
+    from ckmigrate.formats.sharded import folder_of
+    from ckmigrate.output import is_file_name
+
+    files = [path for path in paths if not folder_of(path).is_dir()] if in_place else []
+    if files:
+        what = f"{files[0]} is a file, and --max-shard-size makes a folder"
+        raise UsageError("CKM233", what, fix="Write a new folder: -o NAME/")
+    if out is not None and is_file_name(out):
+        what = f"{out.name} is the name of a file, and the result is a folder"
+        raise UsageError("CKM233", what, fix=f"For example: -o {out.with_suffix('')}/")
+
+
+def _check_out(out: Path, paths: Sequence[Path], *, folder: bool) -> None:
     if len(paths) > 1:
         what = f"-o names one file, and there are {len(paths)} checkpoints"
         raise UsageError("CKM232", what, fix="Use --out-dir DIR, or --in-place.")
-    if out.is_dir():
+    from ckmigrate.formats.sharded import folder_of
+
+    if out.is_dir() and not folder and not folder_of(paths[0]).is_dir():
         what = f"{out} is a folder"
         raise UsageError("CKM232", what, fix=f"Use --out-dir {out}, or name a file in it.")

@@ -54,7 +54,7 @@ def _project(session: Session) -> Project:
 def _tag(opened: Opened) -> tuple[Tag | None, str | None]:
     """The tag, or why it cannot be read."""
     if opened.stored.tag is None:
-        return None, None
+        return None, opened.stored.tag_fault
     try:
         return parse_tag(opened.stored.tag), None
     except IdentifyError as error:
@@ -66,7 +66,7 @@ def _data(opened: Opened, tag: Tag | None, problem: str | None) -> dict[str, obj
     return {
         "path": str(stored.path),
         "format": stored.format,
-        "size": stored.identity.size,
+        "size": stored.size,
         "reader": dict(stored.details),
         "weights": ".".join(map(str, layout.path)),
         "prefix": layout.prefix,
@@ -80,6 +80,10 @@ def _data(opened: Opened, tag: Tag | None, problem: str | None) -> dict[str, obj
             for o in layout.training_state
         ],
         "metadata": plain_data(stored.metadata),
+        "files": [
+            {"name": str(file.path.relative_to(stored.path)), "size": file.identity.size}
+            for file in (stored.files if stored.folder else ())
+        ],
     }
 
 
@@ -89,7 +93,7 @@ def _text(opened: Opened, tag: Tag | None, problem: str | None, *, unfold: bool)
     remarks = "".join(f", {k} {v}" for k, v in stored.details.items())
     elements = counted(sum(spec.numel for spec in schema.values()), "element")
     by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    size = bytes_text(stored.identity.size)
+    size = bytes_text(stored.size)
     lines = [
         printable(stored.path),
         f"  format:   {stored.format}, {size}{printable(remarks)}",
@@ -106,6 +110,9 @@ def _text(opened: Opened, tag: Tag | None, problem: str | None, *, unfold: bool)
         f"  beside:   {printable('.'.join(map(str, o.path)))}: {printable(o.description)}"
         for o in layout.training_state
     ]
+    if stored.folder is not None:
+        lines += [f"  shard:    {printable(name)}" for name in stored.folder.shards[:20]]
+        lines.append(f"  files:    {counted(len(stored.folder.others), 'other file')} beside them")
     lines += [f"  metadata: {shortened(f'{k} = {v}', 66)}" for k, v in stored.metadata.items()]
     return "\n".join([*lines, "", *(f"  {x}" for x in schema_lines(schema, folded=not unfold))])
 

@@ -43,6 +43,7 @@ _RESULT = (
     click.option("--unwrap", is_flag=True, help="Write names without a wrapper's prefix."),
     click.option("--optimizer", type=click.Choice(["drop"]), help="Leave optimizer state behind."),
     click.option("--ema", type=click.Choice(["drop"]), help="Leave averaged copies behind."),
+    click.option("--max-shard-size", metavar="SIZE", help="Write a folder of such files, as 5GB."),
     click.option("--max-memory", metavar="SIZE", help="Refuse a step that needs more, as 2GiB."),
     click.option(
         "--verify",
@@ -53,7 +54,7 @@ _RESULT = (
 )
 
 _OUTPUT = (
-    click.option("-o", "--output", "out", metavar="OUT", type=PATH, help="The file to write."),
+    click.option("-o", "--output", "out", metavar="OUT", help="The file to write, or a folder/."),
     click.option("--out-dir", metavar="DIR", type=PATH, help="Write under the same names there."),
     click.option("--in-place", is_flag=True, help="Replace the file; the old one stays as a .bak."),
     click.option("--no-backup", is_flag=True, help="Keep no old version with --in-place."),
@@ -90,6 +91,7 @@ def make_request(
     optimizer: str | None = None,
     ema: str | None = None,
     max_memory: str | None = None,
+    max_shard_size: str | None = None,
     verification: str | None = None,
 ) -> Request:
     """A request from the values of the options; UsageError for a bad --param or --max-memory."""
@@ -110,6 +112,7 @@ def make_request(
         weights_only=weights_only,
         unwrap=unwrap,
         max_memory=None if max_memory is None else parse_size(max_memory),
+        max_shard_size=None if max_shard_size is None else max(1, parse_size(max_shard_size)),
         full_verify=verification == "full",
     )
 

@@ -24,10 +24,14 @@ from ckmigrate.cli.progress import shown_progress
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.execute.commit import InterruptedAfterCommit
 from ckmigrate.execute.lock import locked
+from ckmigrate.execute.preflight import Destination
+from ckmigrate.execute.staging import remove_stale_folders
+from ckmigrate.formats.sharded import folder_of
 from ckmigrate.migrate import Prepared, carry_out, prepare, replays
 from ckmigrate.report.escape import printable
 from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data
 from ckmigrate.report.revisions import revision_text
+from ckmigrate.report.units import counted
 
 __all__ = ["command", "migrate_all", "write"]
 
@@ -84,7 +88,10 @@ def migrate_all(
     output = {name: options.pop(name) for name in _OUTPUT}
     is_placed = any(output[name] for name in ("out", "out_dir", "in_place"))
     verb = "upgrade" if direction == "up" else "downgrade"
-    placement = place(paths, verb=verb, **output) if is_placed or not dry_run else None
+    sharded = options["max_shard_size"] is not None
+    placement = (
+        place(paths, verb=verb, sharded=sharded, **output) if is_placed or not dry_run else None
+    )
     request = make_request(**options)
     project = session.project()
     history = session.history(project)
@@ -110,7 +117,10 @@ def write(
     """Decide and carry out; in place under the lock, which is taken before the revision is read."""
     outcome = None
     try:
-        with locked(path) if placement.in_place else nullcontext() as lock:
+        with locked(folder_of(path)) if placement.in_place else nullcontext() as lock:
+            if lock is not None:
+                # What a dead run left in a folder would be read as part of it.
+                remove_stale_folders(lock.path)
             prepared = decide(path)
             for note in prepared.notes:
                 session.note(f"note: {printable(path)}: {printable(note)}")
@@ -118,6 +128,8 @@ def write(
                 return Answer(untouched_data(prepared), _nothing_to_do(prepared))
             placement.make_folder()
             destination = placement.destination(path, prepared.identity.revision)
+            if (left := _left_behind(prepared, destination)) is not None:
+                session.note(f"note: {printable(path)}: {left}")
             with shown_progress(session, destination.path.name) as (progress, phase):
                 outcome = carry_out(
                     prepared, destination, progress=progress, phase=phase, lock=lock
@@ -135,8 +147,21 @@ def _changes(prepared: Prepared) -> bool:
     request, layout = prepared.request, prepared.opened.layout
     policy = {"optimizer": request.optimizer, "copy": request.ema}
     drops = any(policy.get(item.kind) == "drop" for item in layout.training_state)
-    bare = request.weights_only and (layout.path or layout.extras or layout.training_state)
-    return prepared.has_work or drops or bool(bare) or bool(request.unwrap and layout.prefix)
+    folder = prepared.opened.stored.folder
+    beside = layout.path or layout.extras or layout.training_state or (folder and folder.others)
+    bare = request.weights_only and beside
+    unwraps = request.unwrap and layout.prefix
+    resized = request.max_shard_size is not None
+    return prepared.has_work or drops or bool(bare) or bool(unwraps) or resized
+
+
+def _left_behind(prepared: Prepared, destination: Destination) -> str | None:
+    """What a single file has no place for, of a source that is a folder."""
+    stored = prepared.opened.stored
+    beside = len(stored.files) - len(stored.folder.shards) if stored.folder else 0
+    if not beside or destination.folder:
+        return None
+    return f"{counted(beside, 'file')} beside the shards stay there; the result is a single file"
 
 
 def _nothing_to_do(prepared: Prepared) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,7 @@ from ckmigrate.cli.session import Answer, Session
 from ckmigrate.cli.unfit import told_of_the_file
 from ckmigrate.errors import VerificationError
 from ckmigrate.execute.fill import check_claims
-from ckmigrate.execute.source import SourceFile
-from ckmigrate.formats.open_checkpoint import open_regular
+from ckmigrate.execute.source import open_source
 from ckmigrate.identify import Replay, candidates
 from ckmigrate.migrate import Opened, Prepared, open_weights, prepare, replays
 from ckmigrate.report.escape import printable
@@ -59,7 +57,7 @@ def command(session: Session, paths: tuple[Path, ...], no_model: bool, **options
         with told_of_the_file("the checkpoint does not fit"):
             here = prepare(project, history, path, replace(request, to="+0"), known=known)
         _require_revision_schema(here, known)
-        _prove(path, here)
+        _prove(here)
         return _answer(here, read)
 
     return each(session, paths, one)
@@ -68,16 +66,12 @@ def command(session: Session, paths: tuple[Path, ...], no_model: bool, **options
 def _read_everything(opened: Opened) -> tuple[int, int]:
     """Read every record; bytes, and how many of the records have a checksum, which was right."""
     stored = opened.stored
-    fd = open_regular(stored.path)
-    try:
-        source = SourceFile(fd, stored, opened.layout.entries)
+    with open_source(stored, opened.layout.entries) as source:
         for name in opened.layout.entries:
             source.check(name)
         for record in stored.records.values():
             for start in range(0, record.nbytes, _PIECE):
-                source.pread(record.offset + start, min(_PIECE, record.nbytes - start))
-    finally:
-        os.close(fd)
+                source.pread(record, start, min(_PIECE, record.nbytes - start))
     summed = sum(record.crc is not None for record in stored.records.values())
     return sum(record.nbytes for record in stored.records.values()), summed
 
@@ -97,16 +91,13 @@ def _require_revision_schema(prepared: Prepared, known: Mapping[str, Replay]) ->
         )
 
 
-def _prove(path: Path, prepared: Prepared) -> None:
+def _prove(prepared: Prepared) -> None:
     """Values of tied entries, and a strict load, where there is a model for this revision."""
     stored, layout = prepared.opened.stored, prepared.opened.layout
-    fd = open_regular(path)
-    try:
-        check_claims(prepared.plan.checks, SourceFile(fd, stored, layout.entries))
-    finally:
-        os.close(fd)
+    with open_source(stored, layout.entries) as source:
+        check_claims(prepared.plan.checks, source)
     if prepared.target is not None:
-        strictly_loads(path, stored, layout.entries, prepared)
+        strictly_loads(stored, layout.entries, prepared)
 
 
 def _answer(prepared: Prepared, read: tuple[int, int]) -> Answer:

@@ -21,17 +21,26 @@ from ckmigrate.execute.failures import explained
 from ckmigrate.execute.lock import Lock, locked, real_path
 from ckmigrate.execute.preflight import Destination, backup_path, preflight
 from ckmigrate.execute.signals import signals_held
+from ckmigrate.execute.source import changed
+from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.execute.temporary import Temporary, remove_stale, temporary
-from ckmigrate.formats.base import FileIdentity, FileImage
+from ckmigrate.formats.base import FileIdentity, FileImage, StoredFile
 
 __all__ = [
     "Committed",
     "Destination",
+    "Fill",
     "InterruptedAfterCommit",
     "backup_path",
     "check_unchanged",
     "commit",
+    "give_mode",
+    "has_name",
+    "holding",
     "preflight",
+    "told_if_interrupted",
+    "umask",
+    "write_image",
 ]
 
 Fill = Callable[[int], Mapping[str, int]]
@@ -60,7 +69,7 @@ def commit(
     fill: Fill,
     *,
     source: Path | None,
-    source_identity: FileIdentity | None,
+    sources: Sequence[StoredFile],
     verify: Verify,
     lock: Lock | None = None,
 ) -> Committed:
@@ -68,8 +77,9 @@ def commit(
 
     fill             writes the slots of the image into the open temporary file and returns the
                      CRC-32 of each slot by key ({} where the image does not ask for them)
-    source           the file that `fill` reads and what it was when the upgrade was planned; the
-                     commit is refused when it changed since
+    source           the checkpoint that `fill` reads
+    sources          its files, and what they were when the upgrade was planned; the commit is
+                     refused when one changed since
     verify           reads the temporary file (its path, its descriptor) as a stranger would, after
                      it was forced to stable storage; whatever it raises stops the commit
     lock             the lock of the target, where the caller has it already
@@ -82,15 +92,16 @@ def commit(
     backup possible), CKM758 (written, but the folder could not be forced to stable storage).
     """
     target = real_path(destination.path)
-    with _told_if_interrupted() as done, _holding(target, lock), explained(destination.path):
+    with told_if_interrupted() as done, holding(target, lock), explained(destination.path):
         remove_stale(target)
-        check_unchanged(source, source_identity)
+        remove_stale_folders(target)
+        check_unchanged(sources)
         old = preflight(destination, image.size, source=source)
         with temporary(target) as file:
-            _write(file.fd, image, fill)
+            write_image(file.fd, image, fill)
             verify(file.path, file.fd)
-            check_unchanged(source, source_identity)
-            _give_mode(file.fd, old)
+            check_unchanged(sources)
+            give_mode(file.fd, old)
             syscalls.fsync(file.fd)
             with _backup(destination.backup if old else None, target, done) as backup:
                 committed = Committed(destination.path, backup)
@@ -104,7 +115,7 @@ def commit(
 
 
 @contextmanager
-def _told_if_interrupted() -> Iterator[list[Committed]]:
+def told_if_interrupted() -> Iterator[list[Committed]]:
     """A list for the commit once it is done: a Ctrl-C that comes later says so."""
     done: list[Committed] = []
     try:
@@ -116,35 +127,26 @@ def _told_if_interrupted() -> Iterator[list[Committed]]:
 
 
 @contextmanager
-def _holding(target: Path, lock: Lock | None) -> Iterator[None]:
+def holding(target: Path, lock: Lock | None) -> Iterator[None]:
+    """Hold the lock of the target; nothing to do where the caller has it."""
     if lock is not None and lock.path != target:
         raise ValueError(f"the lock is for {lock.path}, not for {target}")
     with nullcontext() if lock else locked(target):
         yield
 
 
-def check_unchanged(source: Path | None, identity: FileIdentity | None) -> None:
-    """CKM753 unless the source still is the file that was planned for."""
-    if source is None or identity is None:
-        return
-    try:
-        found = FileIdentity.of(syscalls.stat(source))
-    except FileNotFoundError:
-        found = None
-    if found != identity:
-        raise StorageError(
-            "CKM753",
-            f"{source.name} changed while it was upgraded",
-            where=str(source),
-            why="it is gone now"
-            if found is None
-            else f"it was {identity.size} bytes of inode {identity.inode} and is "
-            f"{found.size} bytes of inode {found.inode}, or was written again",
-            fix="Run again when nothing else writes to the file. Nothing was changed.",
-        )
+def check_unchanged(sources: Sequence[StoredFile]) -> None:
+    """CKM753 unless every source still is the file that was planned for."""
+    for file in sources:
+        try:
+            found = FileIdentity.of(syscalls.stat(file.path))
+        except FileNotFoundError:
+            found = None
+        if found != file.identity:
+            raise changed(file, found)
 
 
-def _write(fd: int, image: FileImage, fill: Fill) -> None:
+def write_image(fd: int, image: FileImage, fill: Fill) -> None:
     """Everything that the image describes, forced to stable storage."""
     syscalls.preallocate(fd, image.size)
     _put(fd, image.chunks)
@@ -168,11 +170,11 @@ def _put(fd: int, chunks: tuple[tuple[int, bytes], ...]) -> None:
         syscalls.pwrite(fd, data, offset=offset)
 
 
-def _give_mode(fd: int, old: os.stat_result | None) -> None:
+def give_mode(fd: int, old: os.stat_result | None) -> None:
     """Permissions of the file that is replaced, and its owner where we may; a new file's are what
     any program would give it."""
     if old is None:
-        syscalls.chmod(fd, 0o666 & ~_umask())
+        syscalls.chmod(fd, 0o666 & ~umask())
         return
     if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
         with suppress(OSError):
@@ -180,7 +182,7 @@ def _give_mode(fd: int, old: os.stat_result | None) -> None:
     syscalls.chmod(fd, S_IMODE(old.st_mode) & 0o777)
 
 
-def _umask() -> int:
+def umask() -> int:
     """The umask of this process, without the race of setting it where the system tells it."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -246,11 +248,12 @@ def _give_name(file: Temporary, target: Path, *, replace: bool) -> None:
             syscalls.rename_new(file.path, target)
     except OSError as error:
         # A network file system may do the rename, lose the answer and report an error.
-        if not _has_name(file.fd, target):
+        if not has_name(file.fd, target):
             raise _unpublished(error, target) from error
 
 
-def _has_name(fd: int, target: Path) -> bool:
+def has_name(fd: int, target: Path) -> bool:
+    """Whether what is open under `fd` has the name `target`."""
     with suppress(OSError):
         found = syscalls.lstat(target)
         return found is not None and os.path.samestat(found, os.fstat(fd))

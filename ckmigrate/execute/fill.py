@@ -29,6 +29,9 @@ _PIECE = 4 << 20
 Progress = Callable[[int], None]
 """Called with a number of bytes that were just written."""
 
+_Range = tuple[int, int, int, int]
+"""(number of the source file, offset in it, offset in the target, bytes)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -48,7 +51,7 @@ def fill(
 ) -> dict[str, int]:
     """Write every slot; the CRC-32 of each by key where the image asks for them, else {}."""
     evaluator = Evaluator(source.read)
-    copies: list[tuple[int, int, int]] = []
+    copies: list[_Range] = []
     sums: dict[str, int] = {}
     for item in work.values():
         if not isinstance(item.lowered, Copy):
@@ -60,8 +63,8 @@ def fill(
         else:
             pieces = _pieces(item, source, evaluator)
             sums[key] = _write(fd, offset, pieces, progress)
-    for start, target, nbytes in _merged(copies):
-        _copy(fd, source.fd, start, target, nbytes, progress)
+    for file, start, target, nbytes in _merged(copies):
+        _copy(fd, source.fds[file], start, target, nbytes, progress)
     return sums if image.finish is not None else {}
 
 
@@ -88,23 +91,29 @@ def _copy(
         progress(step)
 
 
-def _merged(copies: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """(source offset, target offset, bytes) with neighbours on both sides joined."""
-    current: tuple[int, int, int] | None = None
-    for start, target, nbytes in sorted(copies, key=lambda item: item[1]):
-        if current and start - current[0] == target - current[1] == current[2]:
-            current = (current[0], current[1], current[2] + nbytes)
+def _merged(copies: list[_Range]) -> Iterator[_Range]:
+    """The ranges with neighbours on both sides joined."""
+    current: _Range | None = None
+    for item in sorted(copies, key=lambda item: item[2]):
+        if current and _is_next(current, item):
+            current = (*current[:3], current[3] + item[3])
             continue
         if current:
             yield current
-        current = (start, target, nbytes)
+        current = item
     if current:
         yield current
 
 
+def _is_next(one: _Range, other: _Range) -> bool:
+    """Whether a range goes on where another ends, in the same source and in the target."""
+    (file, start, target, nbytes), (next_file, next_start, next_target, _) = one, other
+    return file == next_file and next_start - start == next_target - target == nbytes
+
+
 def _kernel_copies(
     fd: int, offset: int, copy: Copy, source: SourceFile, progress: Progress
-) -> Iterator[tuple[int, int, int]]:
+) -> Iterator[_Range]:
     """Write fills and checksummed records now; give back the ranges that the kernel can copy."""
     for item in copy.ranges:
         if isinstance(item, FillRange):
@@ -112,7 +121,8 @@ def _kernel_copies(
         elif source.has_unchecked_sum(item.name):
             _write(fd, offset, _read_range(item, source), progress)
         else:
-            yield source.offset(item.name) + item.start, offset, item.nbytes
+            start = source.offset(item.name) + item.start
+            yield source.record(item.name).file, start, offset, item.nbytes
         offset += item.nbytes
 
 
@@ -149,9 +159,9 @@ def _read_range(item: SourceRange, source: SourceFile) -> Iterator[bytes]:
     whole = source.is_whole_record(item.name, item.start, item.nbytes)
     if not whole:
         source.check(item.name)
-    base, done, crc = source.offset(item.name) + item.start, 0, 0
+    done, crc = 0, 0
     while done < item.nbytes:
-        piece = source.pread(base + done, min(_PIECE, item.nbytes - done))
+        piece = source.read_bytes(item.name, item.start + done, min(_PIECE, item.nbytes - done))
         crc = zlib.crc32(piece, crc) if whole else 0
         done += len(piece)
         yield piece

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from ckmigrate.errors import StorageError
 from ckmigrate.execute import syscalls
@@ -21,6 +21,7 @@ class Destination:
 
     path       its name; a symbolic link stands for the file that it leads to
     in_place   it is the source
+    folder     a folder is written; its name may be taken by an empty folder and by nothing else
     overwrite  an existing file that is not the source may be replaced
     backup     the name that the old file keeps as a hard link; None for no backup. Where another
                file has the name, "-2", "-3" … is appended.
@@ -28,6 +29,7 @@ class Destination:
 
     path: Path
     in_place: bool = False
+    folder: bool = False
     overwrite: bool = False
     backup: Path | None = None
 
@@ -76,9 +78,19 @@ def _check_free_name(
     destination: Destination, old: os.stat_result | None, source: Path | None
 ) -> None:
     """CKM751 where something has the output's name that may not be replaced."""
-    if destination.in_place or old is None:
+    is_file = old is not None and S_ISREG(old.st_mode)
+    if old is None or (destination.in_place and not (destination.folder and is_file)):
         return
-    if not S_ISREG(old.st_mode):
+    if destination.in_place:
+        why, fix = "it is a file, and the result is a folder", "Write a new folder with -o."
+    elif destination.folder:
+        if S_ISDIR(old.st_mode) and not os.listdir(destination.path):
+            return
+        why, fix = (
+            "a folder is written whole, under a name that nothing has, or in place of an empty one",
+            "Choose another name.",
+        )
+    elif not S_ISREG(old.st_mode):
         why, fix = "it is not a regular file", "Choose another name."
     elif source is not None and real_path(source) == real_path(destination.path):
         why, fix = "it is the source itself", "Choose another name, or upgrade with --in-place."

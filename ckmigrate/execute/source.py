@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ckmigrate.errors import StorageError
 from ckmigrate.execute import syscalls
 from ckmigrate.expr import row_major
-from ckmigrate.formats.base import Record, Stored
+from ckmigrate.formats.base import FileIdentity, Record, Stored, StoredFile
+from ckmigrate.formats.open_checkpoint import open_regular
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.spec import DType
 
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
 
     Items = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["SourceFile", "is_plain"]
+__all__ = ["SourceFile", "changed", "is_plain", "open_source"]
 
 _PIECE = 4 << 20
+_MOST_OPEN = 64
 
 
 def is_plain(tensor: Tensor, record: Record) -> bool:
@@ -34,15 +38,75 @@ def is_plain(tensor: Tensor, record: Record) -> bool:
     return not lazy and not swapped and strides == row_major(tensor.spec.shape)
 
 
+class Descriptors(Protocol):
+    """Open files by number; a tuple is one."""
+
+    def __getitem__(self, number: int, /) -> int: ...
+
+
+class _OpenFiles:
+    """The files of a checkpoint, opened when they are needed, and not too many at a time."""
+
+    def __init__(self, files: Sequence[StoredFile]) -> None:
+        self._files = files
+        self._open: dict[int, int] = {}
+
+    def __getitem__(self, number: int) -> int:
+        fd = self._open.pop(number, None)
+        # The last one is the newest: what was used longest ago is closed first.
+        self._open[number] = self._opened(number) if fd is None else fd
+        if len(self._open) > _MOST_OPEN:
+            os.close(self._open.pop(next(iter(self._open))))
+        return self._open[number]
+
+    def _opened(self, number: int) -> int:
+        file = self._files[number]
+        fd = open_regular(file.path)
+        found = FileIdentity.of(os.fstat(fd))
+        if found.inode != file.identity.inode:
+            os.close(fd)
+            raise changed(file, found)
+        return fd
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+def changed(file: StoredFile, found: FileIdentity | None) -> StorageError:
+    """CKM753: a file is not what it was when the migration was planned."""
+    old = file.identity
+    return StorageError(
+        "CKM753",
+        f"{file.path.name} changed while it was upgraded",
+        where=str(file.path),
+        why="it is gone now"
+        if found is None
+        else f"it was {old.size} bytes of inode {old.inode} and is "
+        f"{found.size} bytes of inode {found.inode}, or was written again",
+        fix="Run again when nothing else writes to the file. Nothing was changed.",
+    )
+
+
+@contextmanager
+def open_source(stored: Stored, tensors: Mapping[str, Tensor]) -> Iterator[SourceFile]:
+    """The tensors of a checkpoint, whose files are open inside the block."""
+    files = _OpenFiles(stored.files)
+    try:
+        yield SourceFile(files, stored, tensors)
+    finally:
+        files.close()
+
+
 class SourceFile:
-    """The tensors of a checkpoint, on an open descriptor that the caller owns.
+    """The tensors of a checkpoint, on open descriptors that the caller owns.
 
     Bytes come by pread: a file that shrinks meanwhile is an error, not a crash. A record that has a
     checksum is checked once, before anything of it is used.
     """
 
-    def __init__(self, fd: int, stored: Stored, tensors: Mapping[str, Tensor]) -> None:
-        self.fd = fd
+    def __init__(self, fds: Descriptors, stored: Stored, tensors: Mapping[str, Tensor]) -> None:
+        self.fds = fds
         self._stored = stored
         self._tensors = tensors
         self._checked: set[str] = set()
@@ -54,6 +118,10 @@ class SourceFile:
     def is_plain(self, name: str) -> bool:
         tensor = self._tensors[name]
         return tensor.spec.numel == 0 or is_plain(tensor, self.record(name))
+
+    def fd(self, name: str) -> int:
+        """The open file that the bytes of a tensor are in; it may be closed by the next call."""
+        return self.fds[self.record(name).file]
 
     def offset(self, name: str) -> int:
         """File offset of the first byte of a plain tensor."""
@@ -76,7 +144,7 @@ class SourceFile:
             raise StorageError(
                 "CKM760",
                 f"the data of '{name}' is damaged",
-                where=str(self._stored.path),
+                where=str(self._stored.files[record.file].path),
                 why=f"The checksum of record '{key}' is {crc:08x}, the archive says "
                 f"{record.crc:08x}.",
                 fix="Restore the file from another copy; nothing was written.",
@@ -88,14 +156,19 @@ class SourceFile:
         if self.has_unchecked_sum(name):
             record, crc, done = self.record(name), 0, 0
             while done < record.nbytes:
-                piece = self.pread(record.offset + done, min(_PIECE, record.nbytes - done))
+                piece = self.pread(record, done, min(_PIECE, record.nbytes - done))
                 crc = zlib.crc32(piece, crc)
                 done += len(piece)
             self.confirm(name, crc)
 
-    def pread(self, offset: int, nbytes: int) -> bytes:
-        """Exactly nbytes bytes; StorageError CKM753 where the file ends before."""
-        return syscalls.pread(self.fd, nbytes, offset=offset)
+    def pread(self, record: Record, start: int, nbytes: int) -> bytes:
+        """Exactly nbytes bytes of a record; StorageError CKM753 where the file ends before."""
+        return syscalls.pread(self.fds[record.file], nbytes, offset=record.offset + start)
+
+    def read_bytes(self, name: str, start: int, nbytes: int) -> bytes:
+        """Bytes of a plain tensor, counted from its first; not checked against a checksum."""
+        record = self.record(name)
+        return self.pread(record, self.offset(name) - record.offset + start, nbytes)
 
     def read(self, name: str, first: int, count: int) -> bytes:
         """Elements first … first + count of the row-major values."""
@@ -105,7 +178,7 @@ class SourceFile:
             return b""
         self.check(name)
         if self.is_plain(name):
-            return self.pread(self.offset(name) + first * bits // 8, count * bits // 8)
+            return self.read_bytes(name, first * bits // 8, count * bits // 8)
         values = self._materialise(name, tensor)
         return values[first : first + count].tobytes()
 
@@ -120,7 +193,7 @@ class SourceFile:
         dtype, shape = tensor.spec.dtype, tensor.spec.shape
         width = dtype.bits // 8
         span = 1 + sum((n - 1) * st for n, st in zip(shape, tensor.strides, strict=True))
-        data = self.pread(self.offset(name), span * width)
+        data = self.read_bytes(name, 0, span * width)
         part = np.dtype(f"u{_component(dtype)}")
         numbers = np.frombuffer(data, dtype=part)
         if self.record(name).big_endian:

@@ -23,6 +23,7 @@ __all__ = [
     "chown",
     "close",
     "copy_range",
+    "exchange",
     "fsync",
     "fsync_folder",
     "link",
@@ -35,6 +36,7 @@ __all__ = [
     "pwrite",
     "rename",
     "rename_new",
+    "rmdir",
     "stat",
     "statvfs",
     "unlink",
@@ -54,6 +56,11 @@ _CANNOT_ALLOCATE: Final = frozenset(
 _CANNOT_LINK: Final = frozenset(
     {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 )
+_CANNOT_EXCHANGE: Final = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+)
+_RENAME_EXCHANGE: Final = 2
+_AT_FDCWD: Final = -100
 _CANNOT_SYNC_FOLDER: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -242,6 +249,35 @@ def rename(source: Path, target: Path) -> None:
     """Give a file a name, atomically replacing what had it."""
     _announce("rename", source, target)
     os.rename(source, target)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give two files or folders each other's name in one step; False where the file system or the
+    kernel cannot, and then nothing has changed."""
+    try:
+        _announce("renameat2", one, other)
+        _exchange(os.fsencode(one), os.fsencode(other))
+    except OSError as error:
+        if error.errno not in _CANNOT_EXCHANGE:
+            raise
+        return False
+    return True
+
+
+def _exchange(one: bytes, other: bytes) -> None:
+    import ctypes  # slow to import, and needed for folders only
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(_AT_FDCWD, one, _AT_FDCWD, other, ctypes.c_uint(_RENAME_EXCHANGE)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fsdecode(other))
+
+
+def rmdir(path: Path) -> None:
+    _announce("rmdir", path)
+    os.rmdir(path)
 
 
 def rename_new(source: Path, target: Path) -> None:

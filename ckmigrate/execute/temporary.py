@@ -19,9 +19,19 @@ from typing import Final
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.lock import already_running
 
-__all__ = ["Temporary", "is_temporary", "remove_stale", "temporary"]
+__all__ = [
+    "NAME",
+    "Temporary",
+    "is_dead",
+    "is_temporary",
+    "key_of",
+    "names_in",
+    "new_name",
+    "remove_stale",
+    "temporary",
+]
 
-_NAME: Final = re.compile(
+NAME: Final = re.compile(
     r"\.ckmigrate-(?P<target>[0-9a-f]{12})-(?P<pid>\d+)-(?P<start>\d+)-(?P<boot>[0-9a-f]{8})"
     r"-[0-9a-f]{8}\.tmp"
 )
@@ -38,7 +48,7 @@ class Temporary:
 
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is a temporary of ckmigrate."""
-    return _NAME.fullmatch(name) is not None
+    return NAME.fullmatch(name) is not None
 
 
 @contextmanager
@@ -59,10 +69,7 @@ def temporary(target: Path) -> Iterator[Temporary]:
 
 
 def _create(target: Path) -> Temporary:
-    path = target.with_name(
-        f".ckmigrate-{_key(target)}-{os.getpid()}-{_start(os.getpid())}-{_boot()}"
-        f"-{os.urandom(4).hex()}.tmp"
-    )
+    path = target.with_name(new_name(target))
     fd = syscalls.open_fd(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
     try:
         syscalls.lock(fd)
@@ -76,21 +83,30 @@ def _create(target: Path) -> Temporary:
     return Temporary(path, fd)
 
 
+def new_name(target: Path) -> str:
+    """A name for something temporary beside `target`, which says what it is for and who made it."""
+    return (
+        f".ckmigrate-{key_of(target)}-{os.getpid()}-{_start(os.getpid())}-{_boot()}"
+        f"-{os.urandom(4).hex()}.tmp"
+    )
+
+
 def remove_stale(target: Path) -> None:
     """Remove the temporaries of dead runs from the folder of `target`.
 
     Raises StorageError CKM754 where a living run is writing this very target: the lock of `lock.py`
     does not reach another user, another container or another host; this one often does.
     """
-    for name in sorted(_names(target.parent)):
-        match = _NAME.fullmatch(name)
+    for name in sorted(names_in(target.parent)):
+        match = NAME.fullmatch(name)
         if match is None or _remove_if_dead(target.parent / name, match):
             continue
-        if match["target"] == _key(target):
+        if match["target"] == key_of(target):
             raise already_running(target, match["pid"])
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """Everything in a folder; nothing where it cannot be listed."""
     with suppress(OSError):
         return [entry.name for entry in os.scandir(folder)]
     return []
@@ -105,7 +121,7 @@ def _remove_if_dead(path: Path, match: re.Match[str]) -> bool:
     try:
         if not S_ISREG(os.fstat(fd).st_mode):
             return True
-        if not _is_dead(fd, match):
+        if not is_dead(fd, match):
             return False
         syscalls.unlink(path)
     except OSError:
@@ -115,7 +131,8 @@ def _remove_if_dead(path: Path, match: re.Match[str]) -> bool:
     return True
 
 
-def _is_dead(fd: int, match: re.Match[str]) -> bool:
+def is_dead(fd: int, match: re.Match[str]) -> bool:
+    """Whether the run that made what is open here, under a name of ours, has ended."""
     try:
         return syscalls.lock(fd)
     except OSError:
@@ -123,7 +140,8 @@ def _is_dead(fd: int, match: re.Match[str]) -> bool:
         return match["boot"] == _boot() and match["start"] != _start(int(match["pid"]))
 
 
-def _key(target: Path) -> str:
+def key_of(target: Path) -> str:
+    """Twelve digits that stand for the target in the names of its temporaries."""
     return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""The contract of a format: a reader gives a `Stored`, a writer gives a `FileImage`.
+"""The contract of a format: a reader gives a `Stored`, a writer gives a `FileImage` for each file.
 
 Readers open files, never follow what a file says to open, and never execute anything. Writers are
 pure: they say which bytes stand where; `ckmigrate.execute` puts them there.
@@ -12,9 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["FileIdentity", "FileImage", "Format", "Record", "Slot", "Stored"]
+__all__ = [
+    "Container",
+    "FileIdentity",
+    "FileImage",
+    "Folder",
+    "Format",
+    "Record",
+    "Slot",
+    "Stored",
+    "StoredFile",
+]
 
-Format = Literal["safetensors", "torch"]
+Format = Literal["safetensors", "torch", "sharded"]
+Container = Literal["safetensors", "torch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +43,66 @@ class FileIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One of the files that a checkpoint consists of, and what it was when it was read."""
+
+    path: Path
+    identity: FileIdentity
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Where the bytes of one Storage lie: absolute file offset, size, CRC-32 if the file has one,
-    and whether multi-byte elements are big-endian."""
+    whether multi-byte elements are big-endian, and in which of the checkpoint's files."""
 
     offset: int
     nbytes: int
     crc: int | None = None
     big_endian: bool = False
+    file: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What a checkpoint that is a folder has beside its tensors.
+
+    container    what each shard is
+    shards       names of the files that hold tensors; the first of `Stored.files`
+    index        name of the index file; None where the folder is a single file of weights
+    totals       keys of the index's metadata that say sizes, which are worked out anew
+    config       the text of config.json; None where there is none
+    others       relative paths of all other files
+    empty        relative paths of folders without files
+    odd          relative paths of what is neither file nor folder, such as a dangling link
+    phases       offset of the data in each shard, modulo a block
+    """
+
+    container: Container
+    shards: tuple[str, ...]
+    index: str | None = None
+    totals: tuple[str, ...] = ("total_size",)
+    config: str | None = None
+    others: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
+    phases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A checkpoint file, read but for its tensor bytes.
+    """A checkpoint, read but for its tensor bytes.
 
-    tree      inert tree; of a safetensors file: a flat dict name → Tensor
-    metadata  the string pairs of a safetensors header, without ckmigrate's own; {} for torch
+    path      the file, or the folder
+    identity  of the file; of a folder: of the file that was read first
+    tree      inert tree; of safetensors and of a folder: a flat dict name → Tensor
+    metadata  the string pairs of a safetensors header, without ckmigrate's own; {} for torch; of a
+              folder also "config" and "index", as JSON values
     tag       the JSON text of ckmigrate's tag, or None
+    tag_fault why there is no tag although parts of a folder have one
     records   bytes by Storage key
     details   remarks of the reader for `inspect`, such as {"container": "zip"} or "legacy"
+    folder    of a checkpoint of several files: what else it consists of
+    parts     of a folder: every file of it, the shards first, `Record.file` counts in these
     """
 
     path: Path
@@ -58,9 +110,27 @@ class Stored:
     identity: FileIdentity
     tree: object
     records: Mapping[str, Record]
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     tag: str | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+    folder: Folder | None = None
+    parts: tuple[StoredFile, ...] = ()
+    tag_fault: str | None = None
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """Every file that must stay what it is while the checkpoint is migrated."""
+        return self.parts or (StoredFile(self.path, self.identity),)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.identity.size for file in self.files)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the tree is the tensors by name and nothing else."""
+        return self.format != "torch"
 
 
 @dataclass(frozen=True, slots=True)

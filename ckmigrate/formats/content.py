@@ -125,6 +125,6 @@ def _text(head: bytes) -> Foreign | None:
     if '"weight_map"' in text:
         return Foreign(
             "the index of a sharded checkpoint",
-            "Give one of the files that it names.",
+            "Give the folder that it is in, or name it *.index.json.",
         )
     return Foreign("a JSON file", "Give the checkpoint that lies beside it.")

@@ -15,16 +15,17 @@ from ckmigrate.errors import StorageError
 from ckmigrate.formats import safetensors
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.content import PICKLE, Foreign, foreign
+from ckmigrate.formats.read_at import read_at
 
 __all__ = ["open_checkpoint", "open_regular"]
 
 _HEAD: Final = 4096
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+_LARGEST_TEXT: Final = 100_000_000
 
 
 def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
-    """Read a checkpoint, but for its tensor bytes.
+    """Read a checkpoint, but for its tensor bytes: a file, a folder of weights, or its index.
 
     carry  classes ("mypkg.config.Config") that a torch file may name beyond the allowed ones
 
@@ -32,9 +33,31 @@ def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
     checkpoint), CKM709 (it never arrived: a pointer, a web page, an empty file), and what the
     reader of its format raises.
     """
+    names = tuple(carry)
+    if os.path.isdir(path) or path.name.endswith(".index.json"):
+        from ckmigrate.formats.sharded import read_folder
+
+        return read_folder(path, lambda file: _open_file(file, names), _text)
+    return _open_file(path, names)
+
+
+def _open_file(path: Path, carry: tuple[str, ...]) -> Stored:
     fd = open_regular(path)
     try:
-        return _read(path, fd, tuple(carry))
+        return _read(path, fd, carry)
+    finally:
+        os.close(fd)
+
+
+def _text(path: Path) -> bytes:
+    """All bytes of a small file; StorageError CKM707 where it is a large one."""
+    fd = open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        if size > _LARGEST_TEXT:
+            why = f"it has {size} bytes, and such a file has {_LARGEST_TEXT} at most"
+            _refuse(path, "CKM707", "is too large to be read", why=why, fix="Check what it is.")
+        return read_at(fd, 0, size, where=str(path))
     finally:
         os.close(fd)
 
@@ -105,7 +128,7 @@ def _check_regular(path: Path, mode: int) -> None:
     if S_ISREG(mode):
         return
     if S_ISDIR(mode):
-        _refuse(path, "CKM707", "is a folder", why="one file is upgraded at a time", fix=_in(path))
+        _refuse(path, "CKM707", "is a folder, not a file of weights", fix="Give a file in it.")
     _refuse(
         path,
         "CKM707",
@@ -113,12 +136,6 @@ def _check_regular(path: Path, mode: int) -> None:
         why="a pipe or a device cannot be read twice",
         fix="Save it to a file first.",
     )
-
-
-def _in(folder: Path) -> str:
-    names = [name for name in _names(folder) if name.endswith(_SUFFIXES)]
-    listed = ", ".join(str(folder / name) for name in names[:3])
-    return f"Give a file in it, such as {listed}." if names else "Give a checkpoint file."
 
 
 def _names(folder: Path) -> list[str]:

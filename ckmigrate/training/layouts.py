@@ -99,7 +99,7 @@ def find_weights(
     `weights`, CKM734 a tree that is nested beyond sense.
     """
     where = str(stored.path)
-    if stored.format == "safetensors":
+    if stored.is_flat:
         path: Path = ()
     elif weights is not None:
         path = _configured(stored.tree, weights, where)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ from ckmigrate.execute import commit as commit_module
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.commit import Destination, commit
 from ckmigrate.execute.temporary import is_temporary
-from ckmigrate.formats.base import FileIdentity, FileImage, Slot
+from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
 
 OLD = b"old bytes" * 3000
 NEW = b"head" + OLD + b"tail"
@@ -47,7 +47,7 @@ class Writer(Protocol):
         fill: Callable[[int], Mapping[str, int]],
         *,
         source: Path | None,
-        source_identity: FileIdentity | None,
+        sources: Sequence[StoredFile],
         verify: Callable[[Path, int], None],
     ) -> object: ...
 
@@ -96,7 +96,7 @@ class World:
                 IMAGE,
                 lambda out: fill(fd, out),
                 source=self.source,
-                source_identity=FileIdentity.of(os.fstat(fd)),
+                sources=(StoredFile(self.source, FileIdentity.of(os.fstat(fd))),),
                 verify=verify if size == len(OLD) else lambda *_: None,
             )
         finally:

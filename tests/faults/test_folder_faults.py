@@ -1,0 +1,328 @@
+"""Every system call of a folder's commit fails, or is the last one: the name holds the old folder
+or the new one, whole. The same sweep runs over a writer that is wrong on purpose."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from shards import digest
+from test_commit_faults import raising
+
+from ckmigrate.errors import StorageError
+from ckmigrate.execute import syscalls
+from ckmigrate.execute.commit import Destination
+from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
+from ckmigrate.execute.staging import remove_stale_folders
+from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
+from ckmigrate.formats.shard_index import render_index
+
+INDEX = "model.safetensors.index.json"
+OLD = {"a": b"old a" * 50, "b": b"old b" * 50}
+NEW = {"a": b"new a" * 70, "b": b"new b" * 70, "c": b"new c"}
+OTHERS = {"config.json": b"{}", "sub/x.txt": b"x"}
+CASES = ["new", "swap", "swap, no backup", "within", "within, no backup"]
+
+Content = dict[str, bytes]
+
+
+def name_of(number: int, count: int) -> str:
+    return f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def files_of(weights: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A folder: one "tensor" in each shard, an index, and what is beside them."""
+    names = {key: name_of(n, len(weights)) for n, key in enumerate(weights, start=1)}
+    shards = {names[key]: data for key, data in weights.items()}
+    return {**shards, INDEX: render_index(names, {}, None)}
+
+
+def content(path: Path) -> Content | None:
+    """What a reader finds: by the index, and beside it; None where there is no folder."""
+    if not path.is_dir():
+        return None
+    names = json.loads((path / INDEX).read_bytes())["weight_map"]
+    found = {key: (path / name).read_bytes() for key, name in names.items()}
+    return found | {name: (path / name).read_bytes() for name in OTHERS}
+
+
+@dataclass(frozen=True)
+class World:
+    folder: Path
+    case: str
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "out" if self.case == "new" else self.source
+
+    @property
+    def backups(self) -> list[Path]:
+        return sorted(self.folder.glob("model.bak-1*"))
+
+    @property
+    def keeps(self) -> bool:
+        return self.case in ("swap", "within")
+
+    @property
+    def is_within(self) -> bool:
+        return self.case.startswith("within")
+
+    @property
+    def before(self) -> Content | None:
+        return None if self.case == "new" else {**OLD, **OTHERS}
+
+    def build(self) -> World:
+        for name, data in {**files_of(OLD), **OTHERS}.items():
+            (self.source / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.source / name).write_bytes(data)
+        return self
+
+    def run(self) -> None:
+        if self.target.exists():
+            # As the command does once it has the lock, before it reads the folder.
+            remove_stale_folders(self.target)
+        backup = self.folder / "model.bak-1" if self.keeps else None
+        in_place = self.case != "new"
+        shards = tuple(name for name in files_of(NEW) if name != INDEX)
+        files = {name: new_file(data) for name, data in files_of(NEW).items()}
+        carried = {name: self.source / name for name in OTHERS}
+        commit_folder(
+            Destination(self.target, in_place=in_place, folder=True, backup=backup),
+            FolderImage(files, shards, INDEX, carried),
+            source=self.source,
+            sources=tuple(
+                StoredFile(path, FileIdentity.of(path.stat()))
+                for path in sorted(self.source.rglob("*"))
+                if path.is_file()
+            ),
+            verify=verify,
+        )
+
+
+def new_file(data: bytes) -> NewFile:
+    def fill(fd: int) -> Mapping[str, int]:
+        syscalls.pwrite(fd, data, offset=0)
+        return {}
+
+    return NewFile(FileImage(len(data), (), {"": Slot(0, len(data))}), fill)
+
+
+def verify(path: Path) -> None:
+    assert content(path) == {**NEW, **OTHERS}
+
+
+@pytest.fixture(autouse=True)
+def _runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: a sweep forces thousands of files to storage."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Trigger:
+    """Does something at the N-th call; and refuses to exchange folders where it is told to."""
+
+    def __init__(self, number: int, action: Callable[[], object], *, within: bool) -> None:
+        self.number, self.action, self.within = number, action, within
+        self.calls = 0
+        self.name = ""
+
+    def __call__(self, name: str, _: tuple[object, ...]) -> None:
+        self.calls += 1
+        if self.calls == self.number:
+            self.name = name
+            self.action()
+        if name == "renameat2" and self.within:
+            raising(errno.EXDEV)()
+
+
+def problems(world: World, claim: str) -> Iterator[str]:
+    new = {**NEW, **OTHERS}
+    found = content(world.target)
+    if found not in (world.before, new):
+        yield "the target is neither old nor new"
+    if claim == "done" and found != new:
+        yield "success was claimed and the target is not new"
+    if claim == "failed" and found != world.before:
+        yield "failure was claimed and the target is not as before"
+    if claim not in ("done", "failed", "in doubt", "killed"):
+        yield f"the error has no explanation: {claim}"
+    if claim == "failed" and world.backups:
+        yield "failure was claimed and there is a backup"
+    if claim in ("done", "failed"):
+        yield from strangers(world)
+    if world.case == "new" and content(world.source) != {**OLD, **OTHERS}:
+        yield "the source was touched"
+    is_new = found == new
+    yield from after_next_run(world, is_new=is_new)
+
+
+def after_next_run(world: World, *, is_new: bool) -> Iterator[str]:
+    syscalls.before = Trigger(0, lambda: None, within=world.is_within)
+    try:
+        world.run()
+    except StorageError as error:
+        if not (world.case == "new" and is_new and error.code == "CKM751"):
+            yield f"the next run fails: {error}"
+    finally:
+        syscalls.before = None
+    yield from strangers(world)
+    kept = [content(path) for path in world.backups]
+    if world.keeps and {**OLD, **OTHERS} not in kept:
+        yield "the old version is lost"
+
+
+def strangers(world: World) -> Iterator[str]:
+    expected = {world.source, world.target, *world.backups}
+    for path in set(world.folder.iterdir()) - expected:
+        yield f"{path.name} is left"
+    for folder in (path for path in expected if path.is_dir()):
+        names = json.loads((folder / INDEX).read_bytes())["weight_map"].values()
+        for name in set(os.listdir(folder)) - {*names, INDEX, "config.json", "sub"}:
+            yield f"{folder.name}/{name} is left"
+
+
+def claim_of(world: World, trigger: Trigger) -> str:
+    syscalls.before = trigger
+    try:
+        world.run()
+    except StorageError as error:
+        return "in doubt" if error.code == "CKM758" else "failed"
+    except Exception as error:  # noqa: BLE001 -- that there is one is what is reported
+        return repr(error)
+    finally:
+        syscalls.before = None
+    return "done"
+
+
+def killed_at(world: World, number: int) -> bool:
+    """Run in a child that is killed before its N-th call; False where it makes fewer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        end = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+        syscalls.before = Trigger(number, end, within=world.is_within)
+        try:
+            world.run()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def sweep_kills(folder: Path, case: str) -> list[str]:
+    found: list[str] = []
+    for call in range(1, 1000):
+        world = World(folder / str(call), case).build()
+        killed = killed_at(world, call)
+        claim = "killed" if killed else "done"
+        found += [f"call {call}: {problem}" for problem in problems(world, claim)]
+        shutil.rmtree(world.folder)
+        if not killed:
+            assert call > 20
+            return found
+    raise AssertionError("the writer never ends")
+
+
+def sweep_errors(folder: Path, case: str, number: int) -> list[str]:
+    found: list[str] = []
+    for call in range(1, 1000):
+        world = World(folder / str(call), case).build()
+        trigger = Trigger(call, raising(number), within=world.is_within)
+        claim = claim_of(world, trigger)
+        found += [f"call {call} {trigger.name}: {p}" for p in problems(world, claim)]
+        shutil.rmtree(world.folder)
+        if not trigger.name:
+            assert call > 20
+            assert claim == "done"
+            return found
+    raise AssertionError("the writer never ends")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_kill_at_every_call_leaves_old_or_new(place: Path, case: str) -> None:
+    assert sweep_kills(place, case) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_an_error_at_every_call_leaves_old_or_new(place: Path, case: str, number: int) -> None:
+    assert sweep_errors(place, case, number) == []
+
+
+def test_the_sweep_finds_a_writer_that_removes_first(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removing(one: Path, other: Path) -> bool:
+        aside = other.with_name("aside")
+        syscalls.rename(other, aside)
+        syscalls.rename(one, other)
+        os.rename(aside, one)
+        return True
+
+    monkeypatch.setattr(syscalls, "exchange", removing)
+    with pytest.raises((AssertionError, FileNotFoundError)):
+        assert sweep_kills(place, "swap") == []
+
+
+def test_the_old_folder_stays_under_the_name_of_the_backup(tmp_path: Path) -> None:
+    for case in ("swap", "within"):
+        world = World(tmp_path / case, case).build()
+        before = digest(world.source)
+        assert claim_of(world, Trigger(0, lambda: None, within=world.is_within)) == "done"
+        assert [digest(path) for path in world.backups] == [before]
+
+
+def test_from_within_no_name_is_used_again(tmp_path: Path) -> None:
+    world = World(tmp_path / "w", "within, no backup").build()
+    old = set(os.listdir(world.source))
+    assert claim_of(world, Trigger(0, lambda: None, within=True)) == "done"
+    shards = set(os.listdir(world.source)) - {INDEX, "config.json", "sub"}
+    assert shards == {f"model-v2-{n:05d}-of-00003.safetensors" for n in (1, 2, 3)}
+    assert not shards & old
+    assert claim_of(world, Trigger(0, lambda: None, within=True)) == "done"
+    assert name_of(1, 3).replace("model-", "model-v3-") in os.listdir(world.source)
+
+
+def test_a_folder_that_cannot_change_places_keeps_what_is_beside_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "w", "within").build()
+    before = digest(world.source)
+    monkeypatch.setitem(OTHERS, "new.txt", b"")
+    (tmp_path / "new.txt").write_bytes(b"")
+    (world.source / "new.txt").symlink_to(tmp_path / "new.txt")
+    (world.source / "more.txt").write_bytes(b"")
+    syscalls.before = Trigger(0, lambda: None, within=True)
+    try:
+        with pytest.raises(StorageError) as caught:
+            world.run()
+    finally:
+        syscalls.before = None
+    assert caught.value.code == "CKM770"
+    assert caught.value.details == ("more.txt",)
+    (world.source / "new.txt").unlink()
+    (world.source / "more.txt").unlink()
+    assert digest(world.source) == before
+    assert os.listdir(world.folder) == ["model"]
