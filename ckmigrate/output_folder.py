@@ -42,8 +42,11 @@ _STEM: Final[Mapping[Container, str]] = {"safetensors": "model", "torch": "pytor
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """Entries of one file; `origin` is the number of the source file that gives it its place, `tied`
-    are names that only its metadata has, by the name that is stored."""
+    """Entries of one file.
+
+    origin  number of the source file that gives it its place
+    tied    names that only its metadata has, by the name that is stored
+    """
 
     origin: int
     entries: tuple[Entry, ...]
@@ -128,14 +131,18 @@ def _kept(plan: Plan, stored: Stored, layout: Layout) -> list[_Shard]:
 
 
 def _sized(plan: Plan, stored: Stored, layout: Layout, most: int) -> list[_Shard]:
+    """Shards filled one after the other; a name that is not written stands where its tensor is."""
+    tied = left_out(plan, stored)
     groups: list[list[Entry]] = [[]]
     room = most
-    for entry in plan.entries:
+    for entry in (entry for entry in plan.entries if entry.name not in tied):
         if groups[-1] and entry.spec.nbytes > room:
             groups.append([])
             room = most
         groups[-1].append(entry)
         room -= entry.spec.nbytes
+    for entry in (entry for entry in plan.entries if entry.name in tied):
+        next(g for g in groups if tied[entry.name] in {e.name for e in g}).append(entry)
     firsts = [_origin(group[0], stored, layout) if group else None for group in groups]
     return [_Shard(n or 0, tuple(group)) for n, group in zip(firsts, groups, strict=True)]
 

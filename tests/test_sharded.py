@@ -6,18 +6,19 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from projects import Zoo, same, tag_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shards import CONFIG, content, digest, folder, index_of, name_of, shards_of
 
 from ckmigrate.errors import CkmigrateError, IdentifyError, MigrationError, StorageError
 from ckmigrate.execute.commit import Destination
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.migrate import carry_out, identify_opened, open_weights
+from tests.projects import Zoo, same, tag_of
+from tests.shards import CONFIG, content, digest, folder, index_of, name_of, shards_of
 
 SPLIT = """
 ck.rename("a.{i}.w", "b.{i}.w")
@@ -35,10 +36,10 @@ def state() -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def old(zoo: Zoo, name: str = "old", **options: object) -> Path:
+def old(zoo: Zoo, name: str = "old", **options: Any) -> Path:
     options.setdefault("config", CONFIG)
     options.setdefault("others", {"tokenizer.json": "{}", "sub/deep/x.txt": "x"})
-    return folder(zoo.folder / name, state(), **options)  # type: ignore[arg-type]
+    return folder(zoo.folder / name, state(), **options)
 
 
 def refused(path: Path) -> CkmigrateError:
@@ -464,3 +465,18 @@ def test_tied_weights_that_were_dropped_load_strictly(tmp_path: Path) -> None:
     ]
     new = zoo.upgrade(folder(tmp_path / "old", shards), "new")
     assert set(content(new)) == {"embed.weight", "body.weight", "body.bias"}
+
+
+def test_names_that_save_model_leaves_out_are_left_out_again(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.rename('wte', 'embed.weight')\nck.rename('out', 'lm_head.weight')")
+    source = tmp_path / "old"
+    source.mkdir()
+    state = {"wte": torch.randn(5, 3), "b": torch.randn(2)}
+    metadata = {"format": "pt", "out": "wte"}
+    save_file(state, source / "model.safetensors", metadata=metadata)
+    new = zoo.upgrade(source, "new")
+    assert set(load_file(new / "model.safetensors")) == {"embed.weight", "b"}
+    with safe_open(new / "model.safetensors", "pt") as file:
+        assert file.metadata()["lm_head.weight"] == "embed.weight"
+    many = zoo.upgrade(source, "many", max_shard_size=8)
+    assert set(content(many)) == {"embed.weight", "b"}

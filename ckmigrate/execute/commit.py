@@ -106,7 +106,7 @@ def commit(
             with _backup(destination.backup if old else None, target, done) as backup:
                 committed = Committed(destination.path, backup)
                 # Once more: the disk took its time, and a lock does not reach every writer.
-                check_unchanged(source, source_identity)
+                check_unchanged(sources)
                 with signals_held():
                     _give_name(file, target, replace=old is not None)
                     done.append(committed)

@@ -369,6 +369,13 @@ def _shown(tag: str | None) -> str:
     return f"says {revision!r:.70}" if revision is not None else "says base"
 
 
+def _details(shards: Sequence[Stored]) -> dict[str, str]:
+    """What the readers of the shards remark about what no result will have."""
+    keys = ("other records", "unused storages")
+    found = {key: [s.details[key] for s in shards if key in s.details] for key in keys}
+    return {key: ", ".join(texts) for key, texts in found.items() if texts}
+
+
 def _metadata(parts: _Parts, shards: Sequence[Stored], config: bytes | None) -> dict[str, object]:
     """What all shards say together, then config.json, then what the index says beside sizes."""
     found: dict[str, object] = {}

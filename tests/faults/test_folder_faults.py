@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shards import digest
-from test_commit_faults import raising
 
 from ckmigrate.errors import StorageError
 from ckmigrate.execute import syscalls
@@ -25,6 +23,8 @@ from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
 from ckmigrate.formats.shard_index import render_index
+from tests.faults.test_commit_faults import raising
+from tests.shards import digest
 
 INDEX = "model.safetensors.index.json"
 OLD = {"a": b"old a" * 50, "b": b"old b" * 50}
