@@ -396,6 +396,22 @@ def test_every_file_must_stay_what_it_was(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("backup", [None, "old.bak-base"])
+def test_a_file_that_appears_meanwhile_is_never_lost(tmp_path: Path, backup: str | None) -> None:
+    zoo = Zoo(tmp_path, SPLIT)
+    source = old(zoo)
+    prepared = zoo.prepare(source)
+    (source / "sub" / "late.txt").write_text("mine")
+    before = digest(source)
+    wanted = tmp_path / backup if backup else None
+    with pytest.raises(StorageError) as caught:
+        carry_out(prepared, Destination(source, in_place=True, backup=wanted))
+    assert caught.value.code == "CKM753"
+    assert "late.txt" in caught.value.what
+    assert digest(source) == before
+    assert not (tmp_path / "old.bak-base").exists()
+
+
 # --- the configuration ------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Placement", "place"]
 
 _WAYS = (
-    "-o OUT         write a new file; the source is only read",
+    "-o OUT         write a new file or folder; the source is only read",
     "--out-dir DIR  the same for several files, under their names",
     "--in-place     replace the file; the old version stays as NAME.bak-REVISION",
 )

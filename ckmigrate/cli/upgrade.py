@@ -64,6 +64,9 @@ def command(
     version unless --no-backup. Two upgrades of one checkpoint cannot run at once. A run that was
     killed leaves at most a temporary file beside the target; the next run removes it.
 
+    A folder of shards (with its config.json and whatever else is in it) is one checkpoint; give
+    the folder. It keeps its layout unless --max-shard-size asks for another.
+
     With -o and --out-dir the result is written even if there is nothing to migrate. A failure of
     one file does not stop the others; the exit code is that of the first failure.
 
@@ -71,6 +74,7 @@ def command(
     Example:  ckmigrate upgrade old.ckpt -o new.ckpt
               ckmigrate upgrade runs/*.ckpt --out-dir migrated
               ckmigrate upgrade model.safetensors --in-place
+              ckmigrate upgrade llama/ -o llama-new --max-shard-size 5GB
     """
     options["to"], options["use_model"] = to, not no_model
     return migrate_all(session, paths, options, direction="up", dry_run=dry_run)

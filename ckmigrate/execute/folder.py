@@ -263,9 +263,10 @@ class _Run:
 
     def _exchange(self) -> Committed | None:
         """None where the file system cannot."""
+        self._require_nothing_new()
         wanted, path = self.destination.backup, self.stage.path
         if wanted is not None:
-            path = swap_path(self.stage, wanted.name.rpartition(".bak-")[2])
+            path = swap_path(self.stage, wanted)
             syscalls.rename(self.stage.path, path)
         try:
             exchanged = syscalls.exchange(path, self.target)
@@ -283,6 +284,20 @@ class _Run:
             self.done[:] = [committed]
         self._force(self.target.parent)
         return committed
+
+    def _require_nothing_new(self) -> None:
+        """CKM753 where the old folder has a file that the new one knows nothing of."""
+        root = self.sources[0].path.parent
+        known = {str(file.path.relative_to(root)) for file in self.sources}
+        for name in _files_in(self.target):
+            if name not in known and (self.target / name).is_file():
+                raise StorageError(
+                    "CKM753",
+                    f"{name} appeared in {self.target.name} while it was upgraded",
+                    where=str(self.target / name),
+                    why="The new folder would be without it.",
+                    fix="Run again when nothing else writes to the folder. Nothing was changed.",
+                )
 
     def _back(self, path: Path) -> None:
         """To the name under which the end of the block removes it."""

@@ -40,6 +40,7 @@ __all__ = [
 JOURNAL: Final = ".publish"
 
 _SWAP: Final = re.compile(rf"{NAME.pattern}-(?P<inode>\d+)-(?P<revision>[0-9A-Za-z_-]*)\.swap")
+_NO_REVISION: Final = re.compile(r"[^0-9A-Za-z_-]")
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -79,9 +80,11 @@ def staging(target: Path) -> Iterator[Staging]:
             syscalls.close(fd)
 
 
-def swap_path(stage: Staging, revision: str) -> Path:
-    """The name under which a staging folder changes places with its target."""
+def swap_path(stage: Staging, backup: Path) -> Path:
+    """The name under which a staging folder changes places with a target that is to be kept as
+    `backup`, which is NAME.bak-REVISION."""
     inode = os.fstat(stage.fd).st_ino
+    revision = _NO_REVISION.sub("", backup.name.rpartition(".bak-")[2])
     return stage.path.with_name(f"{stage.path.name}-{inode}-{revision}.swap")
 
 
