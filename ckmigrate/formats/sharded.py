@@ -143,7 +143,7 @@ def _choose(root: Path) -> str:
     try:
         names = sorted(os.listdir(root))
     except OSError as error:
-        what = f"cannot read the folder {root.name}: {error.strerror}"
+        what = f"cannot read the folder {root.name or root}: {error.strerror}"
         raise StorageError("CKM707", what, where=str(root), fix="Check its permissions.") from None
     for stem, suffix in _KINDS:
         usual = stem + suffix + INDEX_SUFFIX
@@ -160,7 +160,7 @@ def _choose(root: Path) -> str:
 def _refuse_choice(root: Path, found: Sequence[str]) -> Never:
     raise StorageError(
         "CKM765",
-        f"{root.name} holds several checkpoints",
+        f"{root.name or root} holds several checkpoints",
         where=str(root),
         details=tuple(found[:10]),
         why="Which of them is meant cannot be told from their names.",
@@ -173,7 +173,7 @@ def _no_weights(root: Path, names: Sequence[str]) -> StorageError:
     listed = ", ".join(str(root / name) for name in weights[:3])
     return StorageError(
         "CKM707",
-        f"{root.name} is a folder",
+        f"{root.name or root} is a folder",
         where=str(root),
         why="a folder is a checkpoint where it has an index of shards (*.safetensors.index.json, "
         "*.bin.index.json) or a model.safetensors",
@@ -223,7 +223,7 @@ def _listing(parts: _Parts) -> _Listing:
         if len(files) > _MOST_FILES:
             raise StorageError(
                 "CKM765",
-                f"{parts.root.name} holds more than {_MOST_FILES} files",
+                f"{parts.root.name or parts.root} holds more than {_MOST_FILES} files",
                 where=str(parts.root),
                 why="All files of the folder belong to the checkpoint and are carried along.",
                 fix="Move the checkpoint into a folder of its own.",
