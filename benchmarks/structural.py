@@ -129,7 +129,17 @@ def compare(folder: Path, gigabytes: float, rounds: int) -> None:
     source, output = folder / "source.safetensors", folder / "output.safetensors"
     tensors = write_checkpoint(source, gigabytes)
     command = [sys.executable, "-m", "ckmigrate", "--config", str(folder / "ckmigrate.toml")]
-    ours = [*command, "-q", "upgrade", str(source), "-o", str(output), "--no-model", "--from", "base"]
+    ours = [
+        *command,
+        "-q",
+        "upgrade",
+        str(source),
+        "-o",
+        str(output),
+        "--no-model",
+        "--from",
+        "base",
+    ]
     others = {"cp + fsync": COPY, "load_file, dict, save_file, fsync": LOAD_AND_SAVE}
     measure(ours, output)
     for label, text in others.items():
