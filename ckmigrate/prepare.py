@@ -29,6 +29,7 @@ from ckmigrate.step import Check
 from ckmigrate.strict import compare, compare_ties, describe, describe_notes, describe_ties, notes
 from ckmigrate.tag import Applied, Tag
 from ckmigrate.target import Target, load_target
+from ckmigrate.ties import Ties
 from ckmigrate.uncollected import uncollected
 
 __all__ = ["Prepared", "find_target", "prepare"]
@@ -276,8 +277,9 @@ def _require_fit(case: _Case, done: Trace, goal: _Goal) -> tuple[str, ...]:
         return ()
     schema, exempt = done.end.schema, case.project.exempt
     ties = target.ties if target else ()
-    # Of tied entries a file may keep one.
-    lines = describe(compare(schema, wanted, exempt=exempt, ties=ties))
+    # Loaders of folders tie again what was saved once; a strict load of one file does not.
+    kept_once = ties if case.opened.stored.folder is not None else ()
+    lines = describe(compare(schema, wanted, exempt=exempt, ties=kept_once))
     if lines:
         raise VerificationError(
             "CKM601",
@@ -286,12 +288,24 @@ def _require_fit(case: _Case, done: Trace, goal: _Goal) -> tuple[str, ...]:
             details=lines[:40] + ((f"… {len(lines) - 40} more",) if len(lines) > 40 else ()),
             why="Every name, shape and kind of number must be the one that the target has.",
             fix="Write the migration that is missing (ckmigrate revision -m …), or correct the "
-            "newest one; nothing was written.",
+            "newest one; nothing was written." + _tie_hint(schema, ties),
         )
     remarks = describe_notes(notes(schema, wanted, exempt=exempt))
     if ties:
         remarks += describe_ties(compare_ties(done.end.ties, ties, schema))
     return remarks
+
+
+def _tie_hint(schema: Schema, ties: Ties) -> str:
+    """How a script adds the names of tied entries that the file keeps only once."""
+    calls = [
+        f'ck.tie("{present[0]}", "{name}")'
+        for group in ties
+        if (present := [name for name in group if name in schema])
+        for name in group
+        if name not in schema
+    ]
+    return f" The model ties names that the result lacks: {', '.join(calls[:4])}." if calls else ""
 
 
 def _tie_checks(done: Trace, target: Target | None) -> tuple[Check, ...]:

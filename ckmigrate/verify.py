@@ -100,7 +100,7 @@ def strictly_loads(stored: Stored, entries: Mapping[str, Tensor], prepared: Prep
             target.model,
             given,
             python_path=project.python_path,
-            complete_ties=True,
+            complete_ties=stored.folder is not None,
             exempt=exempt,
         )
 
