@@ -15,6 +15,7 @@ from ckmigrate.execute.fill import Progress, check_claims, fill
 from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
 from ckmigrate.execute.lock import Lock
 from ckmigrate.execute.source import open_source
+from ckmigrate.formats.base import Stored
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.output import Output, OutputFile, becomes_folder, format_of, make_output
 from ckmigrate.output_folder import make_folder
@@ -60,14 +61,8 @@ def carry_out(
     progress gets the bytes of each write; phase gets the name and size of each stage.
     """
     stored = prepared.opened.stored
-    is_folder = becomes_folder(
-        destination.path,
-        source_is_folder=stored.folder is not None,
-        in_place=destination.in_place,
-        wanted=destination.folder or prepared.request.max_shard_size is not None,
-    )
-    destination = replace(destination, folder=is_folder)
-    output = build_output(prepared, destination.path, folder=is_folder)
+    destination = _settled(prepared, destination)
+    output = build_output(prepared, destination.path, folder=destination.folder)
     with open_source(stored, output.tensors) as source:
         phase("check", 0)
         with explained(destination.path):
@@ -88,28 +83,50 @@ def carry_out(
             phase("verify", 0)
             verify_file(path / output.index if output.index else path, prepared)
 
-        if output.is_folder:
-            files = {n: NewFile(f.image, filler(n, f)) for n, f in output.files.items()}
-            carried = {name: stored.path / name for name in output.carried}
-            committed = commit_folder(
-                destination,
-                FolderImage(files, output.shards, output.index, carried, output.empty),
-                source=stored.path,
-                sources=stored.files,
-                verify=verify,
-                lock=lock,
-            )
-        else:
-            committed = commit(
-                destination,
-                output.files[""].image,
-                filler("", output.files[""]),
-                source=stored.path,
-                sources=stored.files,
-                verify=lambda path, _: verify(path),
-                lock=lock,
-            )
+        committed = _commit(stored, destination, output, filler, verify, lock)
     return Outcome(prepared, committed, output.size, output)
+
+
+def _settled(prepared: Prepared, destination: Destination) -> Destination:
+    """The destination, with the decision whether it becomes a folder."""
+    is_folder = becomes_folder(
+        destination.path,
+        source_is_folder=prepared.opened.stored.folder is not None,
+        in_place=destination.in_place,
+        wanted=destination.folder or prepared.request.max_shard_size is not None,
+    )
+    return replace(destination, folder=is_folder)
+
+
+def _commit(
+    stored: Stored,
+    destination: Destination,
+    output: Output,
+    filler: Callable[[str, OutputFile], Fill],
+    verify: Callable[[Path], None],
+    lock: Lock | None,
+) -> Committed:
+    if not output.is_folder:
+        (file,) = output.files.values()
+        return commit(
+            destination,
+            file.image,
+            filler("", file),
+            source=stored.path,
+            sources=stored.files,
+            verify=lambda path, _: verify(path),
+            lock=lock,
+        )
+    files = {name: NewFile(f.image, filler(name, f)) for name, f in output.files.items()}
+    carried = {name: stored.path / name for name in output.carried}
+    return commit_folder(
+        destination,
+        FolderImage(files, output.shards, output.index, carried, output.empty),
+        source=stored.path,
+        sources=stored.files,
+        verify=verify,
+        lock=lock,
+    )
 
 
 def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Output:
