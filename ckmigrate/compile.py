@@ -16,6 +16,7 @@ from ckmigrate.checkpoint import Checkpoint
 from ckmigrate.errors import CkmigrateError, MigrationError
 from ckmigrate.expr import Expr, Source
 from ckmigrate.meta import Meta
+from ckmigrate.operations.rename import Renames
 from ckmigrate.recorder import Record
 from ckmigrate.revisions.script import LoadedScript, Script
 from ckmigrate.spec import Schema
@@ -221,6 +222,11 @@ def _obstacles(
 
 def _irreversible(record: Record) -> list[str]:
     """Why a record cannot be undone: a reason for each of its steps that loses something."""
+    try:
+        inverse_steps(record)
+        return []
+    except Irreversible:
+        pass
     reasons = []
     for parts in [replace(record, steps=(step,), edit=None) for step in record.steps] or [record]:
         try:
@@ -230,10 +236,12 @@ def _irreversible(record: Record) -> list[str]:
     return reasons
 
 
-def inverse_steps(record: Record) -> tuple[Step, ...]:
+def inverse_steps(record: Record) -> Sequence[Step]:
     """The steps that undo a record; raises Irreversible."""
     if record.edit is not None:
         record.edit.inverse()
+    if isinstance(record.steps, Renames):
+        return record.steps.inverse()
     return tuple(
         step.inverse(tuple(record.before[name] for name in step.sources))
         for step in reversed(record.steps)

@@ -526,6 +526,8 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 def sources(expr: Expr) -> tuple[str, ...]:
     """Names of the checkpoint's tensors that the expression reads, each once, in order."""
+    if isinstance(expr, Source):  # most entries of most plans
+        return (expr.name,)
     return tuple(dict.fromkeys(node.name for node in walk(expr) if isinstance(node, Source)))
 
 

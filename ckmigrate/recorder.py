@@ -15,6 +15,7 @@ from ckmigrate.errors import MigrationError
 from ckmigrate.expr import Expr
 from ckmigrate.meta import Meta, MetaEdit
 from ckmigrate.names import nearest
+from ckmigrate.operations.rename import Renames
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Check, Schemas, Step, refuse
 from ckmigrate.ties import Ties, moved_ties, still_tied
@@ -30,7 +31,7 @@ class Record:
     operation: str
     arguments: str
     line: int | None
-    steps: tuple[Step, ...] = ()
+    steps: Sequence[Step] = ()
     before: Schemas = ()  # type: ignore[assignment]
     after: Schemas = ()  # type: ignore[assignment]
     edit: MetaEdit | None = None
@@ -49,7 +50,7 @@ class _Specs(Mapping[str, TensorSpec]):
 
     __slots__ = ("_entries",)
 
-    def __init__(self, entries: dict[str, Expr]) -> None:
+    def __init__(self, entries: Mapping[str, Expr]) -> None:
         self._entries = entries
 
     def __getitem__(self, name: str) -> TensorSpec:
@@ -74,7 +75,7 @@ class Recorder:
     def __init__(
         self, entries: Mapping[str, Expr], ties: Ties, meta: Meta, *, script: str, path: str
     ) -> None:
-        self.entries = dict(entries)
+        self.entries = entries  # replaced by every step, never changed
         self._ties = ties
         self.meta = meta
         self.records: list[Record] = []
@@ -109,10 +110,10 @@ class Recorder:
     @contextmanager
     def operation(
         self, operation: str, *args: object, **kwargs: object
-    ) -> Iterator[Callable[[tuple[Step, ...]], None]]:
+    ) -> Iterator[Callable[[Sequence[Step]], None]]:
         """Record one call: the block resolves its steps and hands them over."""
 
-        def apply(steps: tuple[Step, ...]) -> None:
+        def apply(steps: Sequence[Step]) -> None:
             before = self.specs
             self.apply(steps)
             text = call_text(args, kwargs)
@@ -142,6 +143,20 @@ class Recorder:
 
     def apply(self, steps: Sequence[Step]) -> None:
         """Apply steps all at once; MigrationError CKM522 where two give one name."""
+        if isinstance(steps, Renames):
+            self.entries = self._renamed(steps)
+        else:
+            self._apply_each(steps)
+        self._ties = moved_ties(self._ties, steps)
+
+    def _renamed(self, steps: Renames) -> dict[str, Expr]:
+        moved = dict(zip(steps.old, steps.new, strict=True))
+        entries = {moved.get(name, name): expr for name, expr in self.entries.items()}
+        if len(moved) < len(steps) or len(entries) < len(self.entries):
+            raise _overlap(steps, self.entries)
+        return entries
+
+    def _apply_each(self, steps: Sequence[Step]) -> None:
         gone, new = self._require_disjoint(steps)
         outputs: list[Expr] = []
         place: dict[str, Sequence[str]] = {}
@@ -159,7 +174,6 @@ class Recorder:
             self.checks += kernel.checks(inputs)
         named = dict(zip(new, outputs, strict=True))
         self.entries = _rebuilt(self.entries, gone, place, named)
-        self._ties = moved_ties(self._ties, steps)
 
     def _require_disjoint(self, steps: Sequence[Step]) -> tuple[set[str], list[str]]:
         """The names that the steps take, and those that they give in order."""
@@ -171,7 +185,7 @@ class Recorder:
             raise _overlap(steps, self.entries)
         return gone, targets
 
-    def undo(self, record: Record, steps: tuple[Step, ...]) -> None:
+    def undo(self, record: Record, steps: Sequence[Step]) -> None:
         """Apply the inverse of a record."""
         for step in steps:
             for name in step.sources:
@@ -260,7 +274,7 @@ def _placed(sources: tuple[str, ...], targets: tuple[str, ...]) -> dict[str, lis
 
 
 def _rebuilt(
-    entries: dict[str, Expr],
+    entries: Mapping[str, Expr],
     gone: set[str],
     place: Mapping[str, Sequence[str]],
     made: Mapping[str, Expr],

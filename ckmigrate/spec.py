@@ -62,6 +62,9 @@ class DType(Enum):
     def __str__(self) -> str:
         return self.torch_name or self.code.lower()
 
+    # A member is equal to itself only. Enum hashes the name, in Python, for every spec in a dict.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ckmigrate.expr import Expr
 from ckmigrate.operations import copy, init
+from ckmigrate.operations.rename import Renames
 from ckmigrate.step import Step
 
 __all__ = ["Ties", "moved_ties", "still_tied"]
@@ -19,6 +20,8 @@ def moved_ties(ties: Ties, steps: Sequence[Step]) -> Ties:
     A member that was changed alone is still listed: the others may be changed alike later on. What
     is tied at a given moment is told by `still_tied`.
     """
+    if not ties and isinstance(steps, Renames):
+        return ()
     joined = [step.targets for step in steps if getattr(step.kernel, "tied", False) is True]
     if not ties and not joined:
         return ()

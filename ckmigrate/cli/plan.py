@@ -15,6 +15,7 @@ from ckmigrate.cli.session import Answer, Session
 from ckmigrate.migrate import Prepared, prepare
 from ckmigrate.report.plan_json import plan_data
 from ckmigrate.report.plan_text import plan_text
+from ckmigrate.uncollected import uncollected
 
 __all__ = ["command", "plan_answer"]
 
@@ -48,8 +49,11 @@ def command(
     )
 
 
+@uncollected()
 def plan_answer(session: Session, prepared: Prepared) -> Answer:
-    """The plan as text and as data; `upgrade --dry-run` says the same."""
+    """The plan as text or as data; `upgrade --dry-run` says the same."""
+    if session.json:
+        return Answer(plan_data(prepared))
     width = max(60, min(120, shutil.get_terminal_size((80, 24)).columns))
     text = plan_text(prepared, width=width, full=session.verbose > 0)
-    return Answer(plan_data(prepared), text)
+    return Answer(text=text)

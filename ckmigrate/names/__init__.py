@@ -30,13 +30,12 @@ from ckmigrate.names.likeness import nearest
 from ckmigrate.names.matching import Match, select
 from ckmigrate.names.order import natural_key
 from ckmigrate.names.pattern import Captures, Pattern, PatternLike
-from ckmigrate.names.renaming import Pair, pair
+from ckmigrate.names.renaming import pair
 
 __all__ = [
     "Captures",
     "Group",
     "Match",
-    "Pair",
     "Pattern",
     "PatternLike",
     "StackGroup",

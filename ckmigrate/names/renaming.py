@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 from ckmigrate.names.compiling import compile_pattern
 from ckmigrate.names.errors import collision, no_capture, unfit
 from ckmigrate.names.filling import check_writable, fill
 from ckmigrate.names.likeness import nothing_matches
 from ckmigrate.names.pattern import Pattern, PatternLike, collection, scan
-from ckmigrate.names.rewriting import Pair, rewrite
+from ckmigrate.names.rewriting import rewrite
 
-__all__ = ["Pair", "check_sides", "pair"]
+__all__ = ["check_sides", "pair"]
 
 
 def pair(
     old: PatternLike, new: PatternLike, names: Iterable[str], *, optional: bool = False
-) -> tuple[Pair, ...]:
-    """Existing and new names of one simultaneous rename, in the order of `names`.
+) -> dict[str, str]:
+    """New names by existing ones, of one simultaneous rename, in the order of `names`.
 
     No new name is matched again, so swaps (`{a,b}` to `{b,a}`) and shifts (`{i}` to `{i+1}`) are
     complete renames. CKM504: the sides do not fit. CKM505: nothing matches, unless `optional`.
@@ -27,15 +27,15 @@ def pair(
     check_sides(source, target)
     known = collection(names)
     rewritten = rewrite(source, target, known)
-    pairs = tuple(_filled(source, target, known) if rewritten is None else rewritten)
-    if not pairs and not optional:
+    moved = _filled(source, target, known) if rewritten is None else rewritten
+    if not moved and not optional:
         raise nothing_matches(source.text, known)
-    _check_bijection(pairs, known)
-    return pairs
+    _check_bijection(moved, known)
+    return moved
 
 
-def _filled(source: Pattern, target: Pattern, known: Collection[str]) -> Iterator[Pair]:
-    return (Pair(name, fill(target, found)) for name, found in scan(source, known))
+def _filled(source: Pattern, target: Pattern, known: Collection[str]) -> dict[str, str]:
+    return {name: fill(target, found) for name, found in scan(source, known)}
 
 
 def check_sides(source: Pattern, target: Pattern) -> None:
@@ -66,16 +66,17 @@ def _check_count(
         raise unfit(target.text, f"it has {len(theirs)} {noun}, {source.text!r} has {len(ours)}")
 
 
-def _check_bijection(pairs: tuple[Pair, ...], known: Collection[str]) -> None:
-    renamed, made = {old for old, _ in pairs}, {new for _, new in pairs}
-    if len(made) < len(renamed) or not (made - renamed).isdisjoint(known):
-        raise collision(_collisions(pairs, frozenset(known) - renamed))
+def _check_bijection(moved: Mapping[str, str], known: Collection[str]) -> None:
+    made = set(moved.values())
+    kept = {name for name in known if name not in moved}
+    if len(made) < len(moved) or not made.isdisjoint(kept):
+        raise collision(_collisions(moved, kept))
 
 
-def _collisions(pairs: tuple[Pair, ...], kept: Set[str]) -> list[str]:
+def _collisions(moved: Mapping[str, str], kept: Set[str]) -> list[str]:
     sources: dict[str, str] = {}
     problems: list[str] = []
-    for old, new in pairs:
+    for old, new in moved.items():
         first = sources.setdefault(new, old)
         if first != old:
             problems.append(f"{first!r} and {old!r} would both become {new!r}")

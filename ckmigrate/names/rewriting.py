@@ -9,26 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from ckmigrate.names.parts import Part
 from ckmigrate.names.pattern import Pattern
 
-__all__ = ["Pair", "rewrite"]
+__all__ = ["rewrite"]
 
 
-class Pair(NamedTuple):
-    """One entry of a rename: an existing name and its new one.
-
-    A named tuple because a chain of scripts makes hundreds of thousands of them.
-    """
-
-    old: str
-    new: str
-
-
-def rewrite(source: Pattern, target: Pattern, names: Iterable[str]) -> list[Pair] | None:
-    """The pairs in the order of `names`; None where the captures have to be looked at."""
+def rewrite(source: Pattern, target: Pattern, names: Iterable[str]) -> dict[str, str] | None:
+    """New names by existing ones, in the order of `names`; None where the captures have to be
+    looked at."""
     if source.fast is None or source.ambiguity or source.is_literal:
         return None
     form = _form(source, target)
@@ -37,9 +27,9 @@ def rewrite(source: Pattern, target: Pattern, names: Iterable[str]) -> list[Pair
     before, after = _prefix(source), _prefix(target)
     if before is not None and after is not None:
         return _exchanged(before, after, names)
-    pairs = _formatted(source, source.fast, form, names)
+    moved = _formatted(source, source.fast, form, names)
     can_be_empty = all(part.kind == "deep" for part in target.parts)
-    return None if can_be_empty and not all(new for _, new in pairs) else pairs
+    return None if can_be_empty and not all(moved.values()) else moved
 
 
 def _form(source: Pattern, target: Pattern) -> str | None:
@@ -74,22 +64,22 @@ def _prefix(pattern: Pattern) -> str | None:
     return pattern.parts[0].text[1:] if kinds == ["text", "deep"] else None
 
 
-def _exchanged(before: str, after: str, names: Iterable[str]) -> list[Pair]:
+def _exchanged(before: str, after: str, names: Iterable[str]) -> dict[str, str]:
     dotted, rest = before + ".", len(before)
     # "a" and "a.b" fit `a.**`; "a." does not, since one empty segment could not be told from none.
     moved = [
         name for name in names if (name.startswith(dotted) and name != dotted) or name == before
     ]
-    return list(map(Pair._make, zip(moved, [after + name[rest:] for name in moved], strict=True)))
+    return {name: after + name[rest:] for name in moved}
 
 
 def _formatted(
     source: Pattern, fast: re.Pattern[str], form: str, names: Iterable[str]
-) -> list[Pair]:
+) -> dict[str, str]:
     first, last = source.ends
     fullmatch, fill = fast.fullmatch, form.format
-    return [
-        Pair(name, fill(*found.groups())[1:])
+    return {
+        name: fill(*found.groups())[1:]
         for name in names
         if name.startswith(first) and name.endswith(last) and (found := fullmatch("." + name))
-    ]
+    }

@@ -42,17 +42,19 @@ def changes(script: TracedScript, *, full: bool) -> tuple[Change, ...]:
 def _of_record(record: Record, *, full: bool) -> Sequence[Change]:
     if record.edit is not None or not record.steps:
         return [Change(record.operation, record.arguments, "", "", len(record.steps))]
-    groups = _grouped(record)
-    if len(groups) > _MOST_GROUPS and not full:
+    groups = _grouped(record, most=None if full else _MOST_GROUPS)
+    if groups is None:
         return [Change(record.operation, record.arguments, "", "", len(record.steps))]
     return [_change(record, steps) for steps in groups]
 
 
-def _grouped(record: Record) -> list[list[Step]]:
-    """Steps that differ in indices only."""
+def _grouped(record: Record, *, most: int | None) -> list[list[Step]] | None:
+    """Steps that differ in indices only; None as soon as there are more than `most` kinds."""
     groups: dict[object, list[Step]] = {}
     for step in record.steps:
         groups.setdefault(_likeness(record, step), []).append(step)
+        if most is not None and len(groups) > most:
+            return None
     return list(groups.values())
 
 

@@ -14,7 +14,7 @@ def captured(pattern: PatternLike, name: str) -> dict[str, str] | None:
 
 
 def renamed(old: PatternLike, new: PatternLike, names: list[str]) -> dict[str, str]:
-    return {entry.old: entry.new for entry in pair(old, new, names)}
+    return pair(old, new, names)
 
 
 def code_of(raised: pytest.ExceptionInfo[MigrationError]) -> str:
