@@ -67,9 +67,7 @@ class Renames(Sequence[Step]):
         return Renames(self.new[::-1], self.old[::-1])
 
 
-def rename(
-    specs: Schemas, old: str | re.Pattern[str], new: str, *, optional: bool
-) -> Renames:
+def rename(specs: Schemas, old: str | re.Pattern[str], new: str, *, optional: bool) -> Renames:
     """One simultaneous bijection from every name that `old` matches."""
     moved = pair(old, new, specs, optional=optional)
     if not all(map(operator.ne, moved, moved.values())):

@@ -106,6 +106,8 @@ def find_weights(
     else:
         path = _found(stored.tree, where)
     layout = layout_at(stored.tree, path, wrappers=wrappers)
+    if not path:  # everything is inside
+        return layout
     outside = tuple(_Search(stored.tree, layout, tuple(wrappers), where).run())
     return replace(layout, training_state=_told_apart(outside, stored.tree, layout))
 

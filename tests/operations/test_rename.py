@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from ckmigrate.checkpoint import Checkpoint
+from ckmigrate.errors import MigrationError
 from ckmigrate.expr import Source
+from ckmigrate.operations.rename import Renames, rename
+from ckmigrate.spec import DType, TensorSpec
 from tests.scripted import refused, shapes, traced, undone
 
 
@@ -71,3 +77,33 @@ def test_rename_of_two_into_one_names_both(tmp_path: Path) -> None:
         code="CKM506",
         operation="rename",
     )
+
+
+def test_steps_of_a_rename_are_made_when_they_are_asked_for() -> None:
+    specs = {name: TensorSpec(DType.F32, ()) for name in ("a.0", "a.1", "a.2", "kept")}
+    steps = rename(specs, "a.{i}", "b.{i+1}", optional=False)
+    names = [((f"a.{i}",), (f"b.{i + 1}",)) for i in range(3)]
+    assert [(step.sources, step.targets) for step in steps] == names
+    assert (len(steps), steps[-1]) == (3, list(steps)[-1])
+    assert list(steps[1:]) == list(steps)[1:]
+
+
+def test_inverse_of_all_renames_is_that_of_each() -> None:
+    specs = {name: TensorSpec(DType.F32, ()) for name in ("a.w", "b.w")}
+    steps = rename(specs, "{a,b}.w", "{b,a}.w", optional=False)
+    assert list(steps.inverse()) == [step.inverse(()) for step in reversed(steps)]
+
+
+def test_name_that_stays_is_no_step() -> None:
+    specs = {name: TensorSpec(DType.F32, ()) for name in ("a.x", "b.0")}
+    assert list(rename(specs, "**", "**", optional=False)) == []
+    assert [step.targets for step in rename(specs, "{m}.0", "c.0", optional=False)] == [("c.0",)]
+
+
+def test_renames_onto_an_entry_are_refused_when_they_are_applied() -> None:
+    spec = TensorSpec(DType.F32, ())
+    ck = Checkpoint({name: Source(name, spec) for name in ("a", "b")})
+    for steps in (Renames(("a",), ("b",)), Renames(("a", "a"), ("x", "y"))):
+        with pytest.raises(MigrationError, match="CKM522"):
+            ck.recorder.apply(steps)
+    assert list(ck.entries) == ["a", "b"]
