@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format docs bench clean
+.PHONY: help setup demo test test-fast lint format docs bench bench-quick clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 14
@@ -41,8 +41,12 @@ docs: $(STAMP) ## Write the generated pages of docs/
 	$(BIN)/python docs/make_cookbook.py
 	$(BIN)/python docs/make_commands.py
 
-bench: $(STAMP) ## Measure against cp and against a load-and-save script
-	$(BIN)/python benchmarks/structural.py
+bench: $(STAMP) ## Measure against cp and against what people do today, into benchmarks/RESULTS.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks --output benchmarks/RESULTS.md
+
+bench-quick: $(STAMP) ## Run every benchmark once on tiny files: a try, not a measurement
+	$(BIN)/python -m benchmarks --quick
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

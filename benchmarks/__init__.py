@@ -1,0 +1,1 @@
+"""What ckmigrate costs, against `cp` and against what people do today; `python -m benchmarks`."""
