@@ -28,11 +28,14 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every row was measured or says why not; 130 after Ctrl-C."""
     options = _parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wanted = _wanted(scenarios(options.size, few=options.quick), options.only)
+    if options.list:
+        print("\n".join(scenario.name for scenario in wanted))
+        return 0
     try:
         with tempfile.TemporaryDirectory(prefix="ckmigrate-bench-", dir=options.folder) as name:
             machine = describe(Path(name))
-            results = _printed(machine, _measured(Path(name), options))
+            results = _printed(machine, _measured(wanted, Path(name), options))
     except KeyboardInterrupt:
         print("interrupted; the rows above stand", file=sys.stderr)
         return 130
@@ -62,7 +65,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write the page here, and JSON beside it")
     parser.add_argument("--quick", action="store_true", help="every row once, with tiny files")
     parser.add_argument("--list", action="store_true", help="only name the scenarios")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.size, options.pairs = _QUICK, 1
+    return options
 
 
 def _bytes(text: str) -> int:
@@ -72,14 +78,14 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _measured(folder: Path, options: argparse.Namespace) -> Iterator[Row | Skipped]:
-    size, pairs = (_QUICK, 1) if options.quick else (options.size, options.pairs)
+def _measured(
+    wanted: Sequence[Scenario], folder: Path, options: argparse.Namespace
+) -> Iterator[Row | Skipped]:
     caches: Sequence[Cache] = options.cache or CACHES
-    for scenario in _wanted(scenarios(size, few=options.quick), options.only):
-        if options.list:
-            yield Skipped(scenario.name, scenario.ours.label, "only listed")
-            continue
-        yield from measure(scenario, folder, pairs=pairs, caches=caches, settle=not options.quick)
+    for scenario in wanted:
+        yield from measure(
+            scenario, folder, pairs=options.pairs, caches=caches, settle=not options.quick
+        )
 
 
 def _wanted(found: Sequence[Scenario], only: Sequence[str]) -> list[Scenario]:
@@ -99,11 +105,12 @@ def _write(
         return
     words = [f"--size {options.size / 1e9:g}GB", f"--pairs {options.pairs}"]
     words += [f"--only {text!r}" for text in options.only]
-    command = "make bench" if not options.only else f"python -m benchmarks {' '.join(words)}"
+    command = f"python -m benchmarks {' '.join(words)}"
     options.output.write_text(page(machine, results, command), encoding="utf-8")
     document = json.dumps(data(machine, results), indent=1) + "\n"
     options.output.with_suffix(".json").write_text(document, encoding="utf-8")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

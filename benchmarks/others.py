@@ -1,6 +1,5 @@
 """What people do today, as short scripts, each ending with the result on stable storage.
 
-    python -m benchmarks.others copy SOURCE OUTPUT
     python -m benchmarks.others safetensors|torch|torch-mmap|sharded|dcp SOURCE OUTPUT CHANGE STEPS
 
 The tensors of a whole file or folder are loaded, a dict is made over, and everything is saved.
@@ -10,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     Tensors = dict[str, torch.Tensor]
-
-
-def copy(source: Path, output: Path) -> None:
-    """`cp`, of a folder `cp -r`."""
-    subprocess.run(["cp", "-r", str(source), str(output)], check=True)
 
 
 def safetensors(source: Path, output: Path, change: str, steps: int) -> None:
@@ -132,25 +126,16 @@ def force(path: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run one of them."""
-    way, source, output = arguments[0], Path(arguments[1]), Path(arguments[2])
-    if way == "copy":
-        copy(source, output)
-    else:
-        change, steps = arguments[3], int(arguments[4])
-        match way:
-            case "safetensors":
-                safetensors(source, output, change, steps)
-            case "torch":
-                torch_file(source, output, change, steps)
-            case "torch-mmap":
-                torch_file(source, output, change, steps, mmap=True)
-            case "sharded":
-                sharded(source, output, change, steps)
-            case "dcp":
-                dcp(source, output, change, steps)
-            case _:
-                raise SystemExit(f"no such way: {way}")
-    force(output)
+    way, source, output, change, steps = arguments
+    ways: dict[str, Callable[[Path, Path, str, int], None]] = {
+        "safetensors": safetensors,
+        "torch": torch_file,
+        "torch-mmap": partial(torch_file, mmap=True),
+        "sharded": sharded,
+        "dcp": dcp,
+    }
+    ways[way](Path(source), Path(output), change, int(steps))
+    force(Path(output))
 
 
 if __name__ == "__main__":
