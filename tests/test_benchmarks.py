@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.chains import Chain, Change, write_project
 from benchmarks.inputs import Input
-from benchmarks.measure import Row
+from benchmarks.measure import Row, Skipped, measure
 from benchmarks.process import Failed, Run, run
 from benchmarks.report import table_line
-from benchmarks.scenarios import Limit, scenarios
+from benchmarks.scenarios import Contender, Limit, Scenario, scenarios
 from ckmigrate.revisions.graph import read_history
 
 GB = 10**9
@@ -95,6 +96,39 @@ def test_promise_is_judged_by_time_and_memory_where_it_holds() -> None:
     assert row(limit, nbytes=2 * GB, ratio=1.05, megabytes=101).verdict == "not met"
     assert row(limit, nbytes=GB, ratio=1.2).verdict == "not judged below 2 GB"
     assert "≤ 1.1 ×, ≤ 100 MB: met" in table_line(row(limit, nbytes=2 * GB, ratio=1.05))
+
+
+def test_pairs_alternate_after_a_run_that_is_not_counted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def contender(label: str) -> Contender:
+        return Contender(label, lambda files: ["sh", "-c", f"printf {label} >> {log}"])
+
+    scenario = Scenario(
+        "order",
+        {"": Input("safetensors", 1000, 3)},
+        Chain("rename"),
+        contender("A"),
+        (contender("B"), replace(contender("C"), lacking=lambda: "there is no C")),
+        writes_anew=False,
+    )
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    found = list(measure(scenario, folder, pairs=3, caches=("warm",), settle=False))
+    assert log.read_text() == "AB" + "AB" + "BA" + "AB"
+    assert isinstance(found[0], Row)
+    assert (len(found[0].ratios), found[1]) == (3, Skipped("order", "C", "there is no C"))
+    assert list(folder.iterdir()) == []
+
+
+def test_scenario_too_large_for_the_disk_is_left_out(tmp_path: Path) -> None:
+    huge = {"": Input("safetensors", 10**18, 3)}
+    (copied,) = [found for found in scenarios(GB) if found.name.startswith("sharded")]
+    (left_out,) = measure(
+        replace(copied, inputs=huge), tmp_path, pairs=1, caches=("warm",), settle=False
+    )
+    assert isinstance(left_out, Skipped)
+    assert "GB of disk" in left_out.why
 
 
 def test_command_that_fails_says_why() -> None:
