@@ -94,7 +94,7 @@ class Scenario:
     pairs          fewer than usual, where one takes long
     writes_anew    a whole file is written, so that `cp` paired with itself tells the noise
     tagged         the sources are brought to the first revision before, which their tag then says
-    memory         bytes that the greediest of the others needs
+    memory         bytes that the greediest of the others needs, or the making of the input
     """
 
     name: str
@@ -342,6 +342,7 @@ def _fast(kind: Kind, nbytes: int) -> Scenario:
         limits=(Limit(small.label, ratio=1.25, seconds=0.2),),
         writes_anew=False,
         tagged=True,
+        memory=int(1.5 * nbytes),
     )
 
 
