@@ -19,11 +19,12 @@ from ckmigrate.formats.base import Stored
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.output import Output, OutputFile, becomes_folder, format_of, make_output
 from ckmigrate.output_folder import make_folder
-from ckmigrate.prepare import Prepared, find_target, prepare
+from ckmigrate.prepare import Direction, Prepared, find_target, prepare
 from ckmigrate.training.layouts import Layout, find_weights
 from ckmigrate.verify import verify_file
 
 __all__ = [
+    "Direction",
     "Opened",
     "Outcome",
     "Prepared",

@@ -32,7 +32,9 @@ from ckmigrate.target import Target, load_target
 from ckmigrate.ties import Ties
 from ckmigrate.uncollected import uncollected
 
-__all__ = ["Prepared", "find_target", "prepare"]
+__all__ = ["Direction", "Prepared", "find_target", "prepare"]
+
+Direction = Literal["up", "down"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def prepare(
     path: Path,
     request: Request,
     *,
-    direction: Literal["up", "down"] = "up",
+    direction: Direction = "up",
     known: Mapping[str, Replay] | None = None,
 ) -> Prepared:
     """Decide a migration completely. Nothing is written and no tensor byte is read.

@@ -95,25 +95,23 @@ class Project:
 def find_project(start: Path, *, config: Path | None = None) -> Project:
     """The project that a folder belongs to: the nearest configuration in it or above it.
 
-    `config` names the file instead. Raises UsageError: CKM201 (none), CKM202 (unknown key), CKM203
-    (wrong type or value), CKM207 (unreadable file), CKM208 (two configurations in one folder).
+    `config` names the file instead, or its folder. Raises UsageError: CKM201 (none), CKM202
+    (unknown key), CKM203 (wrong type or value), CKM207 (unreadable file), CKM208 (two
+    configurations in one folder).
     """
-    if config is not None:
+    if config is not None and not config.is_dir():
         return _read_project(config.parent.resolve() / config.name)
-    folder = start.resolve()
-    for root in (folder, *folder.parents):
-        found = _configurations(root)
-        if len(found) > 1:
-            what, why = "two configurations in one folder", "only one of them would be used"
-            fix = f"Keep either {_CONFIG} or the section [tool.ckmigrate]."
-            raise UsageError("CKM208", what, where=str(root), why=why, fix=fix)
-        if found:
-            return _read_project(found[0])
+    folder = (start if config is None else config).resolve()
+    for root in (folder, *(folder.parents if config is None else ())):
+        found = _configuration(root)
+        if found is not None:
+            return _read_project(found)
+    here = "here" if config is not None else "here or above"
     raise UsageError(
         "CKM201",
         "this folder belongs to no ckmigrate project",
         where=str(folder),
-        why=f"neither {_CONFIG} nor a {_PYPROJECT} with [tool.ckmigrate] is here or above",
+        why=f"neither {_CONFIG} nor a {_PYPROJECT} with [tool.ckmigrate] is {here}",
         fix="Run `ckmigrate init` in the root of the project, or name the file with --config.",
     )
 
@@ -204,6 +202,16 @@ def _configurations(root: Path) -> list[Path]:
     if _is_file(pyproject) and "ckmigrate" in _read_text(pyproject):
         found += [pyproject] if _section(pyproject, _read_toml(pyproject)) is not None else []
     return found
+
+
+def _configuration(root: Path) -> Path | None:
+    """The file in one folder that configures us; UsageError CKM208 where two do."""
+    found = _configurations(root)
+    if len(found) > 1:
+        what, why = "two configurations in one folder", "only one of them would be used"
+        fix = f"Keep either {_CONFIG} or the section [tool.ckmigrate]."
+        raise UsageError("CKM208", what, where=str(root), why=why, fix=fix)
+    return found[0] if found else None
 
 
 def _is_file(path: Path) -> bool:

@@ -66,6 +66,10 @@ Exit codes:
 """
 
 
+_CONFIG = "Configuration file, or its folder."
+_JSON_LINES = "One JSON object per checkpoint, as each is done, and a last one."
+
+
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Store a global option that was given; later ones win, counts add up."""
     session = context.ensure_object(Session)
@@ -81,8 +85,9 @@ def _global_options() -> list[click.Parameter]:
     path = click.Path(path_type=Path)
     colours = click.Choice(["auto", "always", "never"])
     return [
-        click.Option(["--config"], type=path, metavar="FILE", help="Configuration file.", **common),
+        click.Option(["--config"], type=path, metavar="FILE", help=_CONFIG, **common),
         click.Option(["--json"], is_flag=True, help="Answer with one JSON document.", **common),
+        click.Option(["--json-lines"], is_flag=True, help=_JSON_LINES, **common),
         click.Option(["-q", "--quiet"], is_flag=True, help="No progress and remarks.", **common),
         click.Option(["-v", "--verbose"], count=True, help="More details.", **common),
         click.Option(["--no-input"], is_flag=True, help="Never ask anything.", **common),

@@ -1,54 +1,207 @@
-"""Several files, one after the other: a failure of one does not keep the others from their turn."""
+"""Many checkpoints in one command.
+
+`each` is for verbs that read: a failure of one does not keep the others from their turn.
+`write_all` is for verbs that write: after a failure nothing more is begun unless that is asked for,
+and the work may be shared by processes. What is reported does not depend on their number.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from ckmigrate.cli.run import interrupted
+from ckmigrate.cli.collect import Collection, Found, collect, size_of
+from ckmigrate.cli.misplaced import require_paths
+from ckmigrate.cli.progress import Board, Watch, shown_progress
+from ckmigrate.cli.run import committed_by, failed, interrupted
 from ckmigrate.cli.session import Answer, Session
-from ckmigrate.errors import CkmigrateError, UsageError
-from ckmigrate.report.errors import error_data
+from ckmigrate.errors import UsageError
+from ckmigrate.report.batch import Line, summary_data, summary_text
 
-__all__ = ["each", "require_different"]
+if TYPE_CHECKING:
+    from ckmigrate.execute.commit import Committed
 
+__all__ = [
+    "Job",
+    "Tally",
+    "Work",
+    "attempt",
+    "each",
+    "require_different",
+    "stopped_answer",
+    "write_all",
+]
 
-def each(session: Session, paths: Sequence[Path], work: Callable[[Path], Answer]) -> Answer:
-    """The answers of all files as one. Exit code and error are those of the first failure; the
-    text of each is said as soon as it is there. After Ctrl-C the rest is left alone."""
-    results: list[dict[str, object]] = []
-    first = Answer()
-    for path in paths:
-        try:
-            answer = work(path)
-        except CkmigrateError as error:
-            error.where = error.where or str(path)
-            session.complain(error)
-            answer = Answer({}, "", error.exit_code, error_data(error))
-        except KeyboardInterrupt as interrupt:
-            return interrupted(session, interrupt, {"results": results})
-        # Before it is said: an interrupt while it is must not call it undone.
-        results.append(_result(path, answer))
-        first = first if first.exit_code else answer
-        session.say(answer.text)
-    return Answer({"results": results}, "", first.exit_code, first.error)
+Work = Callable[[Found, Watch], Answer]
 
 
-def require_different(paths: Sequence[Path], key: Callable[[Path], object], why: str) -> None:
-    """UsageError CKM234 where two files of a batch would be written to one place."""
-    seen: dict[object, Path] = {}
-    for path in paths:
-        first = seen.setdefault(key(path), path)
-        if first is not path:
-            raise UsageError(
-                "CKM234",
-                f"{first} and {path} would be written to the same file",
-                why=why,
-                fix="Give each file once, or run them one by one into different folders.",
+class Job(Protocol):
+    """Work that another process can do too: it can be pickled."""
+
+    def begin(self, session: Session) -> Work:
+        """Load what all checkpoints need, once for each process."""
+        ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """The answers so far, by the number of the checkpoint; each is said as soon as it is there."""
+
+    session: Session
+    collection: Collection
+    answers: dict[int, Answer] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def has_failed(self) -> bool:
+        return any(answer.exit_code for answer in self.answers.values())
+
+    def add(self, number: int, answer: Answer, seconds: float = 0.0) -> None:
+        """Keep an answer, then say it: an interrupt meanwhile must not call it undone."""
+        self.answers[number] = answer
+        self.seconds[number] = round(seconds, 3)
+        self.session.say(answer.text)
+        self.session.say_line({"type": "result", **self.result(number)})
+
+    def result(self, number: int) -> dict[str, object]:
+        """The fields of one checkpoint in the JSON document."""
+        answer, path = self.answers[number], self.collection.found[number].path
+        code = None if answer.outcome == "not tried" else answer.exit_code
+        head: dict[str, object] = {"path": str(path), "ok": code == 0, "exit_code": code}
+        if answer.outcome is not None:
+            head |= {"outcome": answer.outcome, "seconds": self.seconds[number]}
+        error = {} if answer.error is None else {"error": answer.error}
+        return {**head, **error, **answer.data}
+
+    def data(self) -> dict[str, object]:
+        """The document: every result in the order of the paths."""
+        skipped = {"skipped": dict(self.collection.skipped)} if self.collection.searched else {}
+        return {"results": [self.result(number) for number in sorted(self.answers)], **skipped}
+
+    def end(self) -> Answer:
+        """All answers as one; exit code and error are those of the first failure by its path."""
+        first = next((a for _, a in sorted(self.answers.items()) if a.exit_code), Answer())
+        return Answer(self.data(), "", first.exit_code, first.error)
+
+    def lines(self) -> list[Line]:
+        """What the summary is made of."""
+        return [
+            Line(
+                str(self.collection.found[number].path),
+                answer.outcome or "",
+                int(str(answer.data.get("bytes", 0))),
+                self.seconds[number],
+                answer.error,
             )
+            for number, answer in sorted(self.answers.items())
+        ]
 
 
-def _result(path: Path, answer: Answer) -> dict[str, object]:
-    head = {"path": str(path), "ok": answer.exit_code == 0, "exit_code": answer.exit_code}
-    error = {} if answer.error is None else {"error": answer.error}
-    return {**head, **error, **answer.data}
+def each(session: Session, paths: Sequence[Path], work: Work) -> Answer:
+    """The answers of all checkpoints as one. After Ctrl-C the rest is left alone."""
+    require_paths(session, paths)
+    tally = Tally(session, _collected(session, collect(paths)))
+    for number, found in enumerate(tally.collection.found):
+        try:
+            tally.add(number, attempt(session, found, work, Watch()))
+        except KeyboardInterrupt as interrupt:
+            return interrupted(session, interrupt, tally.data())
+    return tally.end()
+
+
+def write_all(
+    session: Session, collection: Collection, job: Job, *, jobs: int, keep_going: bool
+) -> Answer:
+    """Carry out a job for every checkpoint, in up to `jobs` processes."""
+    _collected(session, collection)
+    # Here too: what is wrong with the project is told once, and before a process is made.
+    work = job.begin(session)
+    tally, count = Tally(session, collection), min(jobs, len(collection.found))
+    names = [str(found.relative) for found in collection.found]
+    interrupt: KeyboardInterrupt | None = None
+    try:
+        with shown_progress(session, names, lambda: _sizes(collection)) as board:
+            if count < 2:
+                _one_by_one(tally, work, board, keep_going=keep_going)
+            else:
+                from ckmigrate.cli.processes import share
+
+                share(tally, job, board, count=count, keep_going=keep_going)
+    except KeyboardInterrupt as stopped:
+        interrupt = stopped
+    return _ended(tally, interrupt)
+
+
+def attempt(session: Session, found: Found, work: Work, watch: Watch) -> Answer:
+    """The answer for one checkpoint; of a failure too, which is reported."""
+    try:
+        return work(found, watch)
+    except Exception as error:  # noqa: BLE001 - the others must have their turn
+        return replace(failed(session, error, where=str(found.path)), outcome="failed")
+
+
+def require_different(
+    found: Sequence[Found], key: Callable[[Found], object], why: str, fix: str
+) -> None:
+    """UsageError CKM234 where two checkpoints of a batch would be written to one place."""
+    seen: dict[object, Found] = {}
+    for one in found:
+        first = seen.setdefault(key(one), one)
+        if first is not one:
+            what = f"{first.path} and {one.path} would be written to the same file"
+            raise UsageError("CKM234", what, why=why, fix=fix)
+
+
+def _one_by_one(tally: Tally, work: Work, board: Board | None, *, keep_going: bool) -> None:
+    for number, found in enumerate(tally.collection.found):
+        begun = time.monotonic()
+        watch = Watch() if board is None else board.watch(number)
+        try:
+            answer = attempt(tally.session, found, work, watch)
+        except KeyboardInterrupt as interrupt:
+            answer = stopped_answer(committed_by(interrupt))
+            tally.add(number, answer, time.monotonic() - begun)
+            raise
+        if board is not None:
+            board.end(number)
+        tally.add(number, answer, time.monotonic() - begun)
+        if answer.exit_code and not keep_going:
+            return
+
+
+def stopped_answer(committed: Committed | None) -> Answer:
+    """Of a checkpoint that was at hand when a signal came: it may have been done by then."""
+    if committed is None:
+        return Answer({"written": False}, "", 130, None, "interrupted")
+    backup = None if committed.backup is None else str(committed.backup)
+    data = {"written": True, "output": str(committed.path), "backup": backup}
+    return Answer(data, outcome="written")
+
+
+def _ended(tally: Tally, interrupt: KeyboardInterrupt | None) -> Answer:
+    """The whole answer; what was not begun is in it too."""
+    session = tally.session
+    for number in range(len(tally.collection.found)):
+        if number not in tally.answers:
+            tally.add(number, Answer({"written": False}, "", 0, None, "not tried"))
+    answer, seconds, lines = tally.end(), time.monotonic() - tally.begun, tally.lines()
+    answer = replace(answer, data={**answer.data, "summary": summary_data(lines, seconds)})
+    if interrupt is not None:
+        answer = interrupted(session, interrupt, answer.data)
+    if not tally.collection.is_batch:
+        return answer
+    return replace(answer, text=summary_text(lines, seconds, session.verb or ""))
+
+
+def _collected(session: Session, collection: Collection) -> Collection:
+    if collection.remark is not None:
+        session.note(f"note: {collection.remark}")
+    return collection
+
+
+def _sizes(collection: Collection) -> list[int]:
+    return [size_of(found.path) for found in collection.found]

@@ -9,7 +9,9 @@ import click
 
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.batch import each
+from ckmigrate.cli.collect import Found
 from ckmigrate.cli.options import make_request, paths_argument, reading_options
+from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.identify import Identity
 from ckmigrate.migrate import identify_opened, open_weights
@@ -37,9 +39,11 @@ def command(session: Session, paths: tuple[Path, ...], **reading: Any) -> Answer
     history = session.history(project)
     request = make_request(**reading)
 
-    def one(path: Path) -> Answer:
-        identity = identify_opened(open_weights(path, project, request), project, history, request)
-        return Answer(identity_data(history, identity), _line(path, history, identity))
+    def one(found: Found, _: Watch) -> Answer:
+        identity = identify_opened(
+            open_weights(found.path, project, request), project, history, request
+        )
+        return Answer(identity_data(history, identity), _line(found.path, history, identity))
 
     return each(session, paths, one)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckmigrate.cli.batch import require_different
+from ckmigrate.cli.collect import Collection, Found
 from ckmigrate.cli.files import make_folder
 from ckmigrate.errors import UsageError
 
@@ -40,18 +41,15 @@ class Placement:
     overwrite: bool
     folder: bool = False
 
-    def path_for(self, source: Path) -> Path:
+    def path_for(self, source: Found) -> Path:
         """The file or folder that the result of `source` gets."""
         from ckmigrate.formats.sharded import folder_of
 
         if self.out is not None:
             return self.out
-        root = folder_of(source)
-        if self.out_dir is None:
-            return root
-        return self.out_dir / (root.name if root.name not in ("", "..") else root.resolve().name)
+        return folder_of(source.path) if self.out_dir is None else self.out_dir / source.relative
 
-    def destination(self, source: Path, revision: str | None) -> Destination:
+    def destination(self, source: Found, revision: str | None) -> Destination:
         """The destination of a source that is at `revision`."""
         from ckmigrate.execute.preflight import Destination, backup_path
         from ckmigrate.formats.sharded import folder_of
@@ -61,7 +59,7 @@ class Placement:
         keeps = self.in_place and self.backup
         folder = becomes_folder(
             path,
-            source_is_folder=folder_of(source).is_dir(),
+            source_is_folder=folder_of(source.path).is_dir(),
             in_place=self.in_place,
             wanted=self.folder,
         )
@@ -73,23 +71,32 @@ class Placement:
             backup=backup_path(path, revision or "base") if keeps else None,
         )
 
-    def check(self, source: Path) -> None:
+    def check(self, source: Found) -> None:
         """Refuse an output that cannot be written, before the work; StorageError CKM75x."""
         from ckmigrate.execute.preflight import Destination, preflight
 
-        if self.out_dir is not None and not self.out_dir.exists():
-            preflight(Destination(self.out_dir), 0)
+        missing = self._missing_folders(source)
+        if missing:
+            preflight(Destination(missing[-1]), 0)
         else:
-            preflight(self.destination(source, None), 0, source=source)
+            preflight(self.destination(source, None), 0, source=source.path)
 
-    def make_folder(self) -> None:
-        """Make the folder of --out-dir, for the first result; StorageError CKM792."""
-        if self.out_dir is not None and not self.out_dir.exists():
-            make_folder(self.out_dir)
+    def make_folder(self, source: Found) -> None:
+        """Make the folder that the result of `source` goes to; StorageError CKM792."""
+        missing = self._missing_folders(source)
+        if missing:
+            make_folder(missing[0])
+
+    def _missing_folders(self, source: Found) -> list[Path]:
+        """Those of --out-dir and below it that are to be made, the innermost first."""
+        if self.out_dir is None:
+            return []
+        folders = [self.out_dir / inside for inside in source.relative.parents]
+        return [folder for folder in folders if not folder.exists()]
 
 
 def place(
-    paths: Sequence[Path],
+    collection: Collection,
     *,
     out: str | None,
     out_dir: Path | None,
@@ -105,6 +112,7 @@ def place(
     folder, CKM233 an option that does not go with the way, CKM234 two results for one file.
     """
     given = [bool(out), bool(out_dir), in_place]
+    paths = [found.path for found in collection.found]
     if sum(given) != 1:
         raise _no_way(verb, paths[0], sum(given))
     _check_options(in_place=in_place, no_backup=no_backup, overwrite=overwrite)
@@ -116,7 +124,9 @@ def place(
         _check_folder(path, paths, in_place=in_place)
     placement = Placement(path, out_dir, in_place, not no_backup, overwrite, folder)
     why = "each result needs a name of its own"
-    require_different(paths, lambda path: placement.path_for(path).resolve(), why)
+    fix = "Give each file once; to keep the folders that they are in, give the folder above them "
+    fix += "or a pattern in quotes, such as 'runs/*/last.ckpt'."
+    require_different(collection.found, lambda found: placement.path_for(found).resolve(), why, fix)
     return placement
 
 

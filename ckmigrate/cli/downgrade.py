@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from ckmigrate.cli.app import Verb, pass_session
-from ckmigrate.cli.options import output_options, paths_argument, reading_options, result_options
+from ckmigrate.cli.options import (
+    batch_options,
+    output_options,
+    paths_argument,
+    reading_options,
+    result_options,
+)
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.cli.upgrade import migrate_all
 
@@ -19,6 +25,7 @@ __all__ = ["command"]
 @paths_argument
 @click.option("--to", required=True, metavar="REV", help="Where to: a revision, -1 or base.")
 @output_options
+@batch_options
 @click.option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @reading_options
 @result_options

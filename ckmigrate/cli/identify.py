@@ -11,7 +11,9 @@ import click
 
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.batch import each
+from ckmigrate.cli.collect import Found
 from ckmigrate.cli.options import make_request, paths_argument, reading_options
+from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import IdentifyError
 from ckmigrate.identify import Replay, candidates, identify
@@ -56,8 +58,8 @@ def command(session: Session, paths: tuple[Path, ...], **reading: Any) -> Answer
     history = session.history(project)
     request = make_request(**reading)
 
-    def one(path: Path) -> Answer:
-        return _explained(open_weights(path, project, request), project, history, request)
+    def one(found: Found, _: Watch) -> Answer:
+        return _explained(open_weights(found.path, project, request), project, history, request)
 
     return each(session, paths, one)
 

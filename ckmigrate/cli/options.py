@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ckmigrate.migrate import Request
 
 __all__ = [
+    "batch_options",
     "make_request",
     "output_options",
     "path_argument",
@@ -25,6 +27,21 @@ PATH = click.Path(path_type=Path)
 
 paths_argument = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 path_argument = click.argument("path", metavar="PATH", type=PATH)
+
+
+class _Jobs(click.ParamType[int]):
+    """A number of processes, or `auto`: one for each processor."""
+
+    name = "jobs"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> int:
+        """The number; click's UsageError where it is none."""
+        if value == "auto":
+            return len(os.sched_getaffinity(0))
+        if not str(value).isascii() or not str(value).isdigit() or int(value) < 1:
+            self.fail(f"'{value}' is not a number of processes, nor `auto`", param, ctx)
+        return int(value)
+
 
 _READING = (
     click.option("--weights", metavar="KEYS", help="Where the state dict sits, such as net.ema."),
@@ -44,7 +61,11 @@ _RESULT = (
     click.option("--optimizer", type=click.Choice(["drop"]), help="Leave optimizer state behind."),
     click.option("--ema", type=click.Choice(["drop"]), help="Leave averaged copies behind."),
     click.option("--max-shard-size", metavar="SIZE", help="Write a folder of such files, as 5GB."),
-    click.option("--max-memory", metavar="SIZE", help="Refuse a step that needs more, as 2GiB."),
+    click.option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Refuse a step of one checkpoint that needs more, as 2GiB.",
+    ),
     click.option(
         "--verify",
         "verification",
@@ -61,6 +82,12 @@ _OUTPUT = (
     click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
 )
 
+_BATCH = (
+    click.option("--jobs", metavar="N", type=_Jobs(), default=1, help="Processes; or `auto`."),
+    click.option("--keep-going", is_flag=True, help="Try all checkpoints, also after a failure."),
+    click.option("--copy-current", is_flag=True, help="With --out-dir, write what is current too."),
+)
+
 
 def reading_options(function: F) -> F:
     """How a checkpoint is read: --weights, --carry, --param."""
@@ -75,6 +102,11 @@ def result_options(function: F) -> F:
 def output_options(function: F) -> F:
     """Where results go; the fields of a `Placement`."""
     return _with(_OUTPUT, function)
+
+
+def batch_options(function: F) -> F:
+    """How many checkpoints are done: --jobs, --keep-going, --copy-current."""
+    return _with(_BATCH, function)
 
 
 def make_request(

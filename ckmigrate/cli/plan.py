@@ -10,7 +10,9 @@ import click
 
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.batch import each
+from ckmigrate.cli.collect import Found
 from ckmigrate.cli.options import make_request, paths_argument, reading_options, result_options
+from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.migrate import Prepared, prepare
 from ckmigrate.report.plan_json import plan_data
@@ -44,9 +46,11 @@ def command(
     project = session.project()
     history = session.history(project)
     request = make_request(to=to, use_model=with_model, **options)
-    return each(
-        session, paths, lambda path: plan_answer(session, prepare(project, history, path, request))
-    )
+
+    def one(found: Found, _: Watch) -> Answer:
+        return plan_answer(session, prepare(project, history, found.path, request))
+
+    return each(session, paths, one)
 
 
 @uncollected()

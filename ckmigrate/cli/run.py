@@ -17,24 +17,26 @@ from ckmigrate.errors import CkmigrateError, MigrationError, StorageError, Usage
 if TYPE_CHECKING:
     from ckmigrate.execute.commit import Committed
 
-__all__ = ["interrupted", "run"]
+__all__ = ["committed_by", "failed", "interrupted", "run"]
 
 _EXIT_INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and report what came of it; never raises."""
-    session = Session(json="--json" in arguments, debug="--debug" in arguments)
+    session = Session(
+        json="--json" in arguments,
+        json_lines="--json-lines" in arguments,
+        debug="--debug" in arguments,
+    )
     try:
         _stop_on_signals()
         _prepare_streams()
         answer = _invoked(session, arguments)
     except KeyboardInterrupt as interrupt:
         answer = interrupted(session, interrupt)
-    except CkmigrateError as error:
-        answer = _failed(session, error)
     except Exception as error:  # noqa: BLE001 - a defect must not end in a traceback either
-        answer = _failed(session, _defect(error), error)
+        answer = failed(session, error)
     return _report(session, answer)
 
 
@@ -42,18 +44,23 @@ def interrupted(
     session: Session, interrupt: KeyboardInterrupt, earlier: Mapping[str, object] | None = None
 ) -> Answer:
     """What to say after Ctrl-C; the commit knows whether it came too late to stop anything."""
-    committed = _committed(interrupt)
+    committed = committed_by(interrupt)
     what = "interrupted; nothing was written"
     if committed is not None:
         what = f"interrupted, but {committed.path} was complete by then: the new file stands"
-    elif earlier and earlier.get("results"):
-        what = "interrupted; the file at hand was left as it was, those reported before are done"
+    elif _are_some_done(earlier or {}):
+        what = "interrupted; what was at hand was left as it was, those reported before are done"
     session.note(f"error: {what}")
     error = dict.fromkeys(("where", "why", "fix")) | {"code": "interrupted", "what": what}
     return Answer(dict(earlier or {}), "", _EXIT_INTERRUPTED, error | {"details": []})
 
 
-def _committed(interrupt: BaseException | None) -> Committed | None:
+def _are_some_done(earlier: Mapping[str, object]) -> bool:
+    results = earlier.get("results")
+    return isinstance(results, list) and any(result["ok"] for result in results)
+
+
+def committed_by(interrupt: BaseException | None) -> Committed | None:
     """What was committed before; a second Ctrl-C may have come while the first one was handled."""
     while interrupt is not None:
         found: Committed | None = getattr(interrupt, "committed", None)
@@ -73,7 +80,7 @@ def _invoked(session: Session, arguments: Sequence[str]) -> Answer:
             result = app.invoke(context)
     except click.exceptions.Exit as done:
         # --help and --version have printed their text.
-        return Answer(exit_code=done.exit_code) if not session.json else _told(session, done)
+        return _told(session, done)
     except click.UsageError as error:
         raise _usage(error) from None
     return result if isinstance(result, Answer) else Answer()
@@ -81,7 +88,7 @@ def _invoked(session: Session, arguments: Sequence[str]) -> Answer:
 
 def _told(session: Session, done: object) -> Answer:
     # --help and --version answer in text even with --json.
-    session.json = False
+    session.json = session.json_lines = False
     return Answer(exit_code=getattr(done, "exit_code", 0))
 
 
@@ -101,13 +108,16 @@ def _usage(error: object) -> UsageError:
     )
 
 
-def _failed(session: Session, error: CkmigrateError, cause: BaseException | None = None) -> Answer:
+def failed(session: Session, error: Exception, *, where: str | None = None) -> Answer:
+    """Report an error, at a place where it names none; the answer that is a failure."""
     from ckmigrate.report.errors import error_data
 
-    if cause is not None and session.debug:
-        session.show_traceback(cause)
-    session.complain(error)
-    return Answer({}, "", error.exit_code, error_data(error))
+    told = error if isinstance(error, CkmigrateError) else _defect(error)
+    told.where = told.where or where
+    if told is not error and session.debug:
+        session.show_traceback(error)
+    session.complain(told)
+    return Answer({}, "", told.exit_code, error_data(told))
 
 
 def _defect(error: Exception) -> CkmigrateError:
@@ -136,7 +146,7 @@ def _defect(error: Exception) -> CkmigrateError:
 
 
 def _report(session: Session, answer: Answer) -> int:
-    if session.json:
+    if not session.is_text:
         session.write(_document(session, answer))
     elif answer.text:
         session.say(answer.text)
@@ -153,6 +163,10 @@ def _document(session: Session, answer: Answer) -> str:
 
     head = {"ok": answer.exit_code == 0, "command": session.verb, "exit_code": answer.exit_code}
     error = {} if answer.error is None else {"error": answer.error}
+    if session.json_lines:
+        # The results were lines of their own.
+        rest = {key: value for key, value in answer.data.items() if key != "results"}
+        return json.dumps({"type": "summary", **head, **error, **rest}, allow_nan=False)
     return json.dumps({**head, **error, **answer.data}, indent=2, allow_nan=False)
 
 

@@ -6,10 +6,12 @@ fails is noted and never raises: an upgrade does not stop half-way because a rea
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -43,12 +45,15 @@ class Answer:
     text       the same for a person; printed on stdout at once
     exit_code  0, or the code of the table in the top-level help
     error      the error of `error_data`, where the answer is a failure
+    outcome    what became of a checkpoint that was to be written: "written", "current" (nothing to
+               do), "failed", "interrupted" or "not tried"; None where nothing is written
     """
 
     data: Mapping[str, object] = field(default_factory=dict)
     text: str = ""
     exit_code: int = 0
     error: Mapping[str, object] | None = None
+    outcome: str | None = None
 
 
 @dataclass(slots=True)
@@ -58,10 +63,12 @@ class Session:
     verb     its name, once it is known
     failure  the error of a stdout that could not be written
     stdout   where the answer goes; `sys.stdout` is stderr while scripts and models run
+    aside    entered while a text is written: takes a progress bar out of its way
     """
 
     config: Path | None = None
     json: bool = False
+    json_lines: bool = False
     quiet: bool = False
     verbose: int = 0
     no_input: bool = False
@@ -70,6 +77,12 @@ class Session:
     verb: str | None = None
     failure: OSError | None = None
     stdout: TextIO | None = field(default_factory=lambda: sys.stdout)
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the answer is for a person."""
+        return not (self.json or self.json_lines)
 
     def project(self) -> Project:
         """The project of this folder, or of --config."""
@@ -84,14 +97,23 @@ class Session:
         return read_history(project.migrations)
 
     def say(self, text: str) -> None:
-        """Part of the answer; nothing with --json, where one document is the answer."""
-        if text and not self.json:
+        """Part of the answer; nothing where JSON is the answer."""
+        if text and self.is_text:
             self.write(text)
+
+    def say_line(self, data: Mapping[str, object]) -> None:
+        """One line of the answer with --json-lines; nothing otherwise."""
+        if self.json_lines:
+            self.write(json.dumps(data, allow_nan=False))
 
     def note(self, text: str) -> None:
         """A remark or a warning, unless --quiet."""
         if not self.quiet:
-            self._put(sys.stderr, text)
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """A text on stderr, whatever the options are."""
+        self._put(lambda: sys.stderr, text)
 
     def complain(self, error: CkmigrateError) -> None:
         """Report an error on stderr."""
@@ -99,28 +121,31 @@ class Session:
 
         if self.debug:
             self.show_traceback(error)
-        self._put(sys.stderr, error_text(error))
+        self.tell(error_text(error))
 
     def show_traceback(self, error: BaseException) -> None:
         """Where an error was raised, for --debug."""
         import traceback
 
-        self._put(sys.stderr, "".join(traceback.format_exception(error)).rstrip())
+        self.tell("".join(traceback.format_exception(error)).rstrip())
 
     def write(self, text: str) -> None:
         """Text on stdout; an error is kept in `failure`."""
         if self.failure is None:
-            self.failure = self._put(self.stdout, text)
+            self.failure = self._put(lambda: self.stdout, text)
 
-    def _put(self, stream: TextIO | None, text: str) -> OSError | None:
-        if stream is None:
-            return None
-        shown = printable_text(text)
-        try:
-            stream.write((self._coloured(shown) if self._has_colour(stream) else shown) + "\n")
-            stream.flush()
-        except OSError as error:
-            return error
+    def _put(self, find: Callable[[], TextIO | None], text: str) -> OSError | None:
+        # Found only once the bar is gone: while it is there, stderr is another one.
+        with self.aside():
+            stream = find()
+            if stream is None:
+                return None
+            shown = printable_text(text)
+            try:
+                stream.write((self._coloured(shown) if self._has_colour(stream) else shown) + "\n")
+                stream.flush()
+            except OSError as error:
+                return error
         return None
 
     def _has_colour(self, stream: TextIO) -> bool:

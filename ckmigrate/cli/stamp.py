@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ckmigrate.cli.app import Verb, pass_session
-from ckmigrate.cli.batch import each
-from ckmigrate.cli.destination import place
+from ckmigrate.cli.batch import Work, write_all
+from ckmigrate.cli.collect import Found
+from ckmigrate.cli.destination import Placement, place
+from ckmigrate.cli.misplaced import require_paths
 from ckmigrate.cli.options import (
+    batch_options,
     make_request,
     output_options,
     paths_argument,
     reading_options,
 )
+from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.cli.unfit import told_of_the_file
-from ckmigrate.cli.upgrade import write
+from ckmigrate.cli.upgrade import BATCH, OUTPUT, find, skips_current, write
 from ckmigrate.errors import IdentifyError, VerificationError
 from ckmigrate.identify import Replay
-from ckmigrate.migrate import Prepared, prepare, replays
+from ckmigrate.migrate import Prepared, Request, prepare, replays
 from ckmigrate.opened import Opened
 from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.schema import ellipsis_list
@@ -39,6 +44,7 @@ __all__ = ["command"]
 @paths_argument
 @click.argument("revision", metavar="REV")
 @output_options
+@batch_options
 @reading_options
 @click.option("--model", metavar="NAME", help="Which of several configured models.")
 @click.option("--no-model", is_flag=True, help="Compare with the snapshot only.")
@@ -58,30 +64,56 @@ def command(
     Example:  ckmigrate stamp released.ckpt base -o tagged.ckpt
               ckmigrate stamp fresh.ckpt head --in-place
     """
-    names = ("out", "out_dir", "in_place", "no_backup", "overwrite")
-    placement = place(paths, verb="stamp", **{name: options.pop(name) for name in names})
+    output = {name: options.pop(name) for name in OUTPUT}
+    batch = {name: options.pop(name) for name in BATCH}
+    _require_order(session, paths, revision)
+    collection = find(session, paths, output)
+    placement = place(collection, verb="stamp", **output)
     project = session.project()
-    history = session.history(project)
-    wanted = resolve(history, revision)
+    wanted = resolve(session.history(project), revision)
     text = wanted or "base"
     use_model = not no_model and bool(project.models)
     request = make_request(to=text, from_revision=text, use_model=use_model, **options)
-    known = replays(project, history, request.params)
+    job = Stamping(placement, request, wanted, skips_current(collection, output, batch))
+    return write_all(session, collection, job, jobs=batch["jobs"], keep_going=batch["keep_going"])
 
-    def decide(path: Path) -> Prepared:
-        with told_of_the_file(f"the checkpoint is not at {revision_text(history, wanted)}"):
-            prepared = prepare(project, history, path, request, known=known)
-        compared = prepared.compared
-        if prepared.target is None:
-            compared = _compared(prepared.opened, history, wanted, known)
-        prepared = replace(prepared, compared=compared)
-        return _kept(prepared) if _is_stamped(prepared) else prepared
 
-    def one(path: Path) -> Answer:
-        placement.check(path)
-        return write(session, path, placement, decide)
+@dataclass(frozen=True, slots=True)
+class Stamping:
+    """The job of `stamp`; `skips` says that what bears the tag already is not written."""
 
-    return each(session, paths, one)
+    placement: Placement
+    request: Request
+    wanted: str | None
+    skips: bool
+
+    def begin(self, session: Session) -> Work:
+        """Read the project, its history and its snapshots."""
+        project = session.project()
+        history = session.history(project)
+        known = replays(project, history, self.request.params)
+
+        def decide(path: Path) -> Prepared:
+            name = revision_text(history, self.wanted)
+            with told_of_the_file(f"the checkpoint is not at {name}"):
+                prepared = prepare(project, history, path, self.request, known=known)
+            compared = prepared.compared
+            if prepared.target is None:
+                compared = _compared(prepared.opened, history, self.wanted, known)
+            prepared = replace(prepared, compared=compared)
+            return _kept(prepared) if _is_stamped(prepared) else prepared
+
+        def one(found: Found, watch: Watch) -> Answer:
+            self.placement.check(found)
+            return write(session, found, self.placement, decide, watch, skips=self.skips)
+
+        return one
+
+
+def _require_order(session: Session, paths: tuple[Path, ...], revision: str) -> None:
+    """UsageError CKM242 where the revision stands before the files."""
+    if os.path.lexists(revision):
+        require_paths(session, paths, last=revision)
 
 
 def _compared(

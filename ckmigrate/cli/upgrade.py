@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ckmigrate.cli.app import Verb, pass_session
-from ckmigrate.cli.batch import each
+from ckmigrate.cli.batch import Work, each, write_all
+from ckmigrate.cli.collect import Collection, Found, collect
 from ckmigrate.cli.destination import Placement, place
+from ckmigrate.cli.misplaced import require_paths
 from ckmigrate.cli.options import (
+    batch_options,
     make_request,
     output_options,
     paths_argument,
@@ -20,28 +24,30 @@ from ckmigrate.cli.options import (
     result_options,
 )
 from ckmigrate.cli.plan import plan_answer
-from ckmigrate.cli.progress import shown_progress
+from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.execute.commit import InterruptedAfterCommit
 from ckmigrate.execute.lock import locked
 from ckmigrate.execute.preflight import Destination
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.sharded import folder_of
-from ckmigrate.migrate import Prepared, carry_out, prepare, replays
+from ckmigrate.migrate import Direction, Prepared, Request, carry_out, prepare, replays
 from ckmigrate.report.escape import printable
 from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data
 from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.units import counted
 
-__all__ = ["command", "migrate_all", "write"]
+__all__ = ["BATCH", "OUTPUT", "command", "find", "migrate_all", "skips_current", "write"]
 
-_OUTPUT = ("out", "out_dir", "in_place", "no_backup", "overwrite")
+OUTPUT = ("out", "out_dir", "in_place", "no_backup", "overwrite")
+BATCH = ("jobs", "keep_going", "copy_current")
 
 
 @click.command("upgrade", cls=Verb)
 @paths_argument
 @click.option("--to", default="head", metavar="REV", help="Where to; the head by default.")
 @output_options
+@batch_options
 @click.option("-n", "--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @reading_options
 @result_options
@@ -67,12 +73,16 @@ def command(
     A folder of shards (with its config.json and whatever else is in it) is one checkpoint; give
     the folder. It keeps its layout unless --max-shard-size asks for another.
 
-    With -o and --out-dir the result is written even if there is nothing to migrate. A failure of
-    one file does not stop the others; the exit code is that of the first failure.
+    PATH may also be a folder, which is searched, or a pattern in quotes; --out-dir keeps the
+    folders below it. After a failure no further checkpoint is begun, unless --keep-going; the exit
+    code is that of the first failure. What is at REV already is skipped, but where one file is
+    named and goes to -o or --out-dir: then it is written even if there is nothing to migrate. With
+    --jobs each process does whole checkpoints; --max-memory is for each of them.
 
     \b
     Example:  ckmigrate upgrade old.ckpt -o new.ckpt
-              ckmigrate upgrade runs/*.ckpt --out-dir migrated
+              ckmigrate upgrade runs/ --out-dir migrated --jobs 4 --keep-going
+              ckmigrate upgrade 'runs/**/last.ckpt' --in-place
               ckmigrate upgrade model.safetensors --in-place
               ckmigrate upgrade llama/ -o llama-new --max-shard-size 5GB
     """
@@ -85,41 +95,101 @@ def migrate_all(
     paths: tuple[Path, ...],
     options: dict[str, Any],
     *,
-    direction: str,
+    direction: Direction,
     dry_run: bool,
 ) -> Answer:
-    """Upgrade or downgrade every file, or show the plans."""
-    output = {name: options.pop(name) for name in _OUTPUT}
+    """Upgrade or downgrade every checkpoint, or show the plans."""
+    output = {name: options.pop(name) for name in OUTPUT}
+    batch = {name: options.pop(name) for name in BATCH}
     is_placed = any(output[name] for name in ("out", "out_dir", "in_place"))
-    verb = "upgrade" if direction == "up" else "downgrade"
     sharded = options["max_shard_size"] is not None
+    verb = session.verb or ""
+    collection = find(session, paths, output)
     placement = (
-        place(paths, verb=verb, sharded=sharded, **output) if is_placed or not dry_run else None
+        place(collection, verb=verb, sharded=sharded, **output)
+        if is_placed or not dry_run
+        else None
     )
     request = make_request(**options)
+    if dry_run or placement is None:
+        return _plans(session, paths, placement, request, direction)
+    job = Migrating(placement, request, direction, skips_current(collection, output, batch))
+    return write_all(session, collection, job, jobs=batch["jobs"], keep_going=batch["keep_going"])
+
+
+@dataclass(frozen=True, slots=True)
+class Migrating:
+    """The job of `upgrade` and `downgrade`; `skips` says that what needs nothing is not written."""
+
+    placement: Placement
+    request: Request
+    direction: Direction
+    skips: bool
+
+    def begin(self, session: Session) -> Work:
+        """Read the project, its history and its snapshots."""
+        project = session.project()
+        history = session.history(project)
+        known = replays(project, history, self.request.params)
+
+        def decide(path: Path) -> Prepared:
+            return prepare(
+                project, history, path, self.request, direction=self.direction, known=known
+            )
+
+        def one(found: Found, watch: Watch) -> Answer:
+            self.placement.check(found)
+            return write(session, found, self.placement, decide, watch, skips=self.skips)
+
+        return one
+
+
+def find(session: Session, paths: Sequence[Path], output: Mapping[str, Any]) -> Collection:
+    """The checkpoints to write: a search leaves the results of an earlier run alone."""
+    require_paths(session, paths)
+    return collect(paths, leave_out=output["out_dir"], unique=output["in_place"])
+
+
+def skips_current(
+    collection: Collection, output: Mapping[str, Any], batch: Mapping[str, Any]
+) -> bool:
+    """Whether a checkpoint that needs nothing is left alone: always in place; of many that go to
+    a folder, unless all are wanted there."""
+    to_folder = bool(output["out_dir"]) and collection.is_batch and not batch["copy_current"]
+    return bool(output["in_place"]) or to_folder
+
+
+def _plans(
+    session: Session,
+    paths: Sequence[Path],
+    placement: Placement | None,
+    request: Request,
+    direction: Direction,
+) -> Answer:
     project = session.project()
     history = session.history(project)
     known = replays(project, history, request.params)
 
-    def decide(path: Path) -> Prepared:
-        way: Any = direction
-        return prepare(project, history, path, request, direction=way, known=known)
-
-    def one(path: Path) -> Answer:
+    def one(found: Found, _: Watch) -> Answer:
         if placement is not None:
-            placement.check(path)
-        if dry_run or placement is None:
-            return plan_answer(session, decide(path))
-        return write(session, path, placement, decide)
+            placement.check(found)
+        prepared = prepare(project, history, found.path, request, direction=direction, known=known)
+        return plan_answer(session, prepared)
 
     return each(session, paths, one)
 
 
 def write(
-    session: Session, path: Path, placement: Placement, decide: Callable[[Path], Prepared]
+    session: Session,
+    found: Found,
+    placement: Placement,
+    decide: Callable[[Path], Prepared],
+    watch: Watch,
+    *,
+    skips: bool,
 ) -> Answer:
     """Decide and carry out; in place under the lock, which is taken before the revision is read."""
-    outcome = None
+    path, outcome = found.path, None
     try:
         with locked(folder_of(path)) if placement.in_place else nullcontext() as lock:
             if lock is not None:
@@ -128,22 +198,22 @@ def write(
             prepared = decide(path)
             for note in prepared.notes:
                 session.note(f"note: {printable(path)}: {printable(note)}")
-            if placement.in_place and not _changes(prepared):
-                return Answer(untouched_data(prepared), _nothing_to_do(prepared))
-            placement.make_folder()
-            destination = placement.destination(path, prepared.identity.revision)
+            if skips and not _changes(prepared):
+                text = _nothing_to_do(prepared, placement)
+                return Answer(untouched_data(prepared), text, outcome="current")
+            placement.make_folder(found)
+            destination = placement.destination(found, prepared.identity.revision)
             if (left := _left_behind(prepared, destination)) is not None:
                 session.note(f"note: {printable(path)}: {left}")
-            with shown_progress(session, destination.path.name) as (progress, phase):
-                outcome = carry_out(
-                    prepared, destination, progress=progress, phase=phase, lock=lock
-                )
+            outcome = carry_out(
+                prepared, destination, progress=watch.progress, phase=watch.phase, lock=lock
+            )
     except KeyboardInterrupt as interrupt:
-        # While the bar goes or the lock is released, the new file stands already.
+        # While the lock is released, the new file stands already.
         if outcome is None:
             raise
         raise InterruptedAfterCommit(outcome.committed) from interrupt
-    return Answer(outcome_data(outcome), outcome_text(outcome))
+    return Answer(outcome_data(outcome), outcome_text(outcome), outcome="written")
 
 
 def _changes(prepared: Prepared) -> bool:
@@ -168,8 +238,9 @@ def _left_behind(prepared: Prepared, destination: Destination) -> str | None:
     return f"{counted(beside, 'file')} beside the shards stay there; the result is a single file"
 
 
-def _nothing_to_do(prepared: Prepared) -> str:
+def _nothing_to_do(prepared: Prepared, placement: Placement) -> str:
     history, revision = prepared.history, prepared.to_revision
     head = "head, " if (revision,) == history.heads or not len(history) else ""
     path = printable(prepared.opened.stored.path)
-    return f"{path}: already at {head}{revision_text(history, revision)}; not touched"
+    end = "not touched" if placement.in_place else "not copied"
+    return f"{path}: already at {head}{revision_text(history, revision)}; {end}"

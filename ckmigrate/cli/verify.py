@@ -11,7 +11,9 @@ import click
 
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.batch import each
+from ckmigrate.cli.collect import Found
 from ckmigrate.cli.options import make_request, paths_argument, reading_options
+from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.cli.unfit import told_of_the_file
 from ckmigrate.errors import VerificationError
@@ -52,10 +54,10 @@ def command(session: Session, paths: tuple[Path, ...], no_model: bool, **options
     request = make_request(use_model=use_model, **options)
     known = replays(project, history, request.params)
 
-    def one(path: Path) -> Answer:
-        read = _read_everything(open_weights(path, project, request))
+    def one(found: Found, _: Watch) -> Answer:
+        read = _read_everything(open_weights(found.path, project, request))
         with told_of_the_file("the checkpoint does not fit"):
-            here = prepare(project, history, path, replace(request, to="+0"), known=known)
+            here = prepare(project, history, found.path, replace(request, to="+0"), known=known)
         _require_revision_schema(here, known)
         _prove(here)
         return _answer(here, read)

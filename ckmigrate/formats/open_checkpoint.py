@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -17,7 +17,7 @@ from ckmigrate.formats.base import Stored
 from ckmigrate.formats.content import PICKLE, Foreign, foreign
 from ckmigrate.formats.read_at import read_at
 
-__all__ = ["open_checkpoint", "open_regular"]
+__all__ = ["is_checkpoint_folder", "open_checkpoint", "open_regular"]
 
 _HEAD: Final = 4096
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -39,6 +39,13 @@ def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
 
         return read_folder(path, lambda file: _open_file(file, names), _text)
     return _open_file(path, names)
+
+
+def is_checkpoint_folder(names: Collection[str]) -> bool:
+    """Whether a folder with these names in it is one checkpoint, and not a folder of several."""
+    from ckmigrate.formats.sharded import holds_weights
+
+    return holds_weights(names)
 
 
 def _open_file(path: Path, carry: tuple[str, ...]) -> Stored:

@@ -13,7 +13,7 @@ nowhere else; the file itself may be a symbolic link, as in the caches of model 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
@@ -34,7 +34,7 @@ from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import entries_of
 from ckmigrate.names.order import natural_key
 
-__all__ = ["CONFIG", "JSON_ROOTS", "folder_of", "is_index_name", "read_folder"]
+__all__ = ["CONFIG", "JSON_ROOTS", "folder_of", "holds_weights", "is_index_name", "read_folder"]
 
 CONFIG: Final = "config.json"
 JSON_ROOTS: Final = ("config", "index")
@@ -53,6 +53,15 @@ def is_index_name(name: str) -> bool:
 def folder_of(path: Path) -> Path:
     """The checkpoint that a path stands for: of an index, the folder that it is in."""
     return path.parent if is_index_name(path.name) and path.is_file() else path
+
+
+def holds_weights(names: Collection[str]) -> bool:
+    """Whether a folder with these names in it is a checkpoint, whole or not."""
+    return any(
+        name == stem + suffix or name.endswith(suffix + INDEX_SUFFIX)
+        for name in names
+        for stem, suffix in _KINDS
+    )
 
 
 def read_folder(path: Path, read_file: ReadFile, read_text: Callable[[Path], bytes]) -> Stored:

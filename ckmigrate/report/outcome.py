@@ -17,7 +17,7 @@ def outcome_text(outcome: Outcome) -> str:
     undone = " undone" if prepared.direction == "down" else ""
     facts = [
         _way(prepared),
-        counted(scripts, "migration") + undone,
+        *([counted(scripts, "migration") + undone] if scripts else []),
         counted(len(prepared.plan.entries), "entry", "entries"),
         bytes_text(outcome.written),
     ]
