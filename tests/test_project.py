@@ -112,7 +112,7 @@ def test_a_named_file_is_used_instead(tmp_path: Path, monkeypatch: pytest.Monkey
     ("name", "text", "code"),
     [
         ("gone.toml", None, "CKM207"),
-        (".", None, "CKM207"),
+        (".", None, "CKM201"),
         ("pyproject.toml", "[tool.other]", "CKM201"),
     ],
 )

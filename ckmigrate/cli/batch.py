@@ -45,6 +45,10 @@ class Job(Protocol):
         """Load what all checkpoints need, once for each process."""
         ...
 
+    def title(self, found: Found) -> str:
+        """What a bar calls the result of a checkpoint."""
+        ...
+
 
 @dataclass(slots=True)
 class Tally:
@@ -121,7 +125,7 @@ def write_all(
     # Here too: what is wrong with the project is told once, and before a process is made.
     work = job.begin(session)
     tally, count = Tally(session, collection), min(jobs, len(collection.found))
-    names = [str(found.relative) for found in collection.found]
+    names = [job.title(found) for found in collection.found]
     interrupt: KeyboardInterrupt | None = None
     try:
         with shown_progress(session, names, lambda: _sizes(collection)) as board:

@@ -49,6 +49,10 @@ class Placement:
             return self.out
         return folder_of(source.path) if self.out_dir is None else self.out_dir / source.relative
 
+    def title(self, source: Found) -> str:
+        """A short name for the result of `source`."""
+        return str(source.relative) if self.out is None else self.out.name
+
     def destination(self, source: Found, revision: str | None) -> Destination:
         """The destination of a source that is at `revision`."""
         from ckmigrate.execute.preflight import Destination, backup_path

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ckmigrate.cli.app import Verb, pass_session
+from ckmigrate.cli.collect import collect
 from ckmigrate.cli.options import make_request, path_argument, reading_options
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import IdentifyError, UsageError
@@ -36,9 +37,22 @@ def command(session: Session, path: Path, unfold: bool, **reading: Any) -> Answe
     Example:  ckmigrate inspect old.ckpt
     """
     request = make_request(**reading)
-    opened = open_weights(path, _project(session), request)
+    opened = open_weights(_only(path), _project(session), request)
     tag, problem = _tag(opened)
     return Answer(_data(opened, tag, problem), _text(opened, tag, problem, unfold=unfold))
+
+
+def _only(path: Path) -> Path:
+    """The checkpoint that a path means; UsageError CKM243 where it means several."""
+    found = collect([path]).found
+    if len(found) == 1:
+        return found[0].path
+    raise UsageError(
+        "CKM243",
+        f"{path} means {len(found)} checkpoints, and one is listed at a time",
+        details=tuple(str(one.path) for one in found[:20]),
+        fix=f"Name one, such as {found[0].path}.",
+    )
 
 
 def _project(session: Session) -> Project:

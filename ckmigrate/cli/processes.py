@@ -25,7 +25,7 @@ from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import MigrationError
 from ckmigrate.report.errors import error_data
 
-__all__ = ["SIGNALS", "share"]
+__all__ = ["SIGNALS", "ignore_signals", "share"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -57,6 +57,15 @@ def share(tally: Tally, job: Job, board: Board | None, *, count: int, keep_going
             raise
         finally:
             batch.end()
+
+
+def ignore_signals() -> None:
+    """From now on the signals that stop a run do nothing.
+
+    By a handler that does nothing: with SIG_IGN, Python complains about one that is on its way.
+    """
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: None)
 
 
 @dataclass(slots=True, eq=False)
@@ -126,18 +135,18 @@ class _Batch:
             self.tally.session.tell(*values)
         elif number is not None and kind == "done":
             worker.number = None
-            self.done(number, values[0], worker)
+            self.done(number, *values)
         elif number is not None and kind == "stopped":
             worker.number = None
-            self.done(number, stopped_answer(*values), worker)
+            self.done(number, stopped_answer(values[0]), values[1])
         elif number is not None and self.board is not None:
             getattr(self.board, kind)(number, *values)
         return True
 
-    def done(self, number: int, answer: Answer, worker: _Worker) -> None:
+    def done(self, number: int, answer: Answer, seconds: float) -> None:
         if self.board is not None:
             self.board.end(number)
-        self.tally.add(number, answer, time.monotonic() - worker.begun)
+        self.tally.add(number, answer, seconds)
 
     def lost(self, worker: _Worker) -> None:
         """A worker ended by itself: its checkpoint failed, and another worker takes its place."""
@@ -146,7 +155,7 @@ class _Batch:
             error = _died(worker, str(self.tally.collection.found[worker.number].path))
             self.tally.session.complain(error)
             answer = Answer({}, "", error.exit_code, error_data(error), "failed")
-            self.done(worker.number, answer, worker)
+            self.done(worker.number, answer, time.monotonic() - worker.begun)
         self.start()
 
     def dismiss(self, worker: _Worker) -> None:
@@ -157,15 +166,14 @@ class _Batch:
     def stop(self) -> None:
         """Stop every worker, and hear what each says last. They need no second signal: this one
         makes them unwind, which must not be disturbed."""
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        ignore_signals()
         for worker in self.workers:
             worker.process.terminate()
         for worker in list(self.workers):
             while self.heard(worker):
                 pass
             if worker.number is not None:
-                self.done(worker.number, stopped_answer(None), worker)
+                self.done(worker.number, stopped_answer(None), time.monotonic() - worker.begun)
             self.dismiss(worker)
 
     def end(self) -> None:

@@ -66,6 +66,9 @@ class Board:
         if kind == "write":
             self.sizes[number] = total
         self._show()
+        if self.bar is not None:
+            # Short work would be over before the bar looks again by itself.
+            self.bar.refresh()
 
     def progress(self, number: int, done: int) -> None:
         """Bytes of one checkpoint were written."""
@@ -102,7 +105,7 @@ class Board:
         if self.bar is None:
             if not self._is_long():
                 return
-            self.bar = _started(len(self.names) > 1)
+            self.bar = _started(self._text(), several=len(self.names) > 1)
         written = sum(min(done, self.sizes[number]) for number, (_, done) in self.at.items())
         self.bar.update(
             self.bar.task_ids[0],
@@ -153,7 +156,7 @@ def _is_wanted(session: Session) -> bool:
     return visible and not session.quiet and session.is_text
 
 
-def _started(several: bool) -> Progress:
+def _started(text: str, *, several: bool) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -176,6 +179,6 @@ def _started(several: bool) -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
-    bar.add_task("", total=None, name="")
+    bar.add_task("", total=None, name=text)
     bar.start()
     return bar

@@ -109,6 +109,10 @@ class Stamping:
 
         return one
 
+    def title(self, found: Found) -> str:
+        """The name of the result."""
+        return self.placement.title(found)
+
 
 def _require_order(session: Session, paths: tuple[Path, ...], revision: str) -> None:
     """UsageError CKM242 where the revision stands before the files."""

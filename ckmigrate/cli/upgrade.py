@@ -143,6 +143,10 @@ class Migrating:
 
         return one
 
+    def title(self, found: Found) -> str:
+        """The name of the result."""
+        return self.placement.title(found)
+
 
 def find(session: Session, paths: Sequence[Path], output: Mapping[str, Any]) -> Collection:
     """The checkpoints to write: a search leaves the results of an earlier run alone."""

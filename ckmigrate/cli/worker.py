@@ -14,7 +14,7 @@ from typing import Any
 
 from ckmigrate.cli.batch import Job, Work, attempt
 from ckmigrate.cli.collect import Found
-from ckmigrate.cli.processes import SIGNALS
+from ckmigrate.cli.processes import SIGNALS, ignore_signals
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.run import committed_by
 from ckmigrate.cli.session import Answer, Session
@@ -41,8 +41,7 @@ def main(fd: int) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """Unwind once: a second signal must not disturb the cleaning up after the first."""
-    for one in SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
+    ignore_signals()
     raise KeyboardInterrupt
 
 
@@ -51,13 +50,13 @@ def _serve(connection: Connection[Any, Any]) -> None:
     work = _Once(job, session)
     while True:
         found = connection.recv()
-        told = _Told(connection, shows)
+        told, begun = _Told(connection, shows), time.monotonic()
         try:
             answer = attempt(session, found, work, Watch(told.progress, told.phase))
         except KeyboardInterrupt as interrupt:
-            _send(connection, "stopped", committed_by(interrupt))
+            _send(connection, "stopped", committed_by(interrupt), time.monotonic() - begun)
             return
-        _send(connection, "done", answer)
+        _send(connection, "done", answer, time.monotonic() - begun)
 
 
 def _send(connection: Connection[Any, Any], *message: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from ckmigrate.step import Step
 __all__ = ["Change", "changes"]
 
 _MOST_GROUPS = 4
+_RENAMING = re.compile(r"'([^']*)', '([^']*)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,15 @@ def _of_record(record: Record, *, full: bool) -> Sequence[Change]:
         return [Change(record.operation, record.arguments, "", "", len(record.steps))]
     groups = _grouped(record, most=None if full else _MOST_GROUPS)
     if groups is None:
-        return [Change(record.operation, record.arguments, "", "", len(record.steps))]
+        before, after = _renaming(record) or (record.arguments, "")
+        return [Change(record.operation, before, after, "", len(record.steps))]
     return [_change(record, steps) for steps in groups]
+
+
+def _renaming(record: Record) -> tuple[str, str] | None:
+    """The two patterns of a rename; None where its arguments are others."""
+    found = _RENAMING.fullmatch(record.arguments) if record.operation == "rename" else None
+    return None if found is None else (found[1], found[2])
 
 
 def _grouped(record: Record, *, most: int | None) -> list[list[Step]] | None:

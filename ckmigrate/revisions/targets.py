@@ -1,8 +1,9 @@
 """What the user may write where a revision is wanted.
 
 `head`, `base`, a full id, the beginning of an id (four digits or more), a file number (`4`,
-`0004`), a slug, a file name, the beginning of either, and a number of steps: `+1` and `-2` from the
-current revision, `REV+1` and `REV-1` from any other. An exact match always wins over a beginning.
+`0004`), a slug, a file name, the beginning of either, a release (`1.2`), and a number of steps:
+`+1` and `-2` from the current revision, `REV+1` and `REV-1` from any other. An exact match always
+wins over a beginning, and both over a release.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from difflib import get_close_matches
 
 from ckmigrate.errors import IdentifyError
 from ckmigrate.revisions.graph import History
-from ckmigrate.revisions.script import Script
+from ckmigrate.revisions.script import Script, is_release
 
 __all__ = ["resolve"]
 
 _STEPS = re.compile(r"(?P<start>.*?)(?P<sign>[+-])(?P<count>[0-9]{1,9})", re.DOTALL)
 _DIGITS = re.compile("[0-9]+")
 _SHORTEST_PREFIX = 4
+_LONGEST_RELEASE = 100
 
 
 def resolve(history: History, text: str, *, current: str | None = None) -> str | None:
@@ -41,7 +43,8 @@ def resolve(history: History, text: str, *, current: str | None = None) -> str |
     if steps:
         start = resolve(history, steps["start"], current=current) if steps["start"] else current
         return _walk(history, start, text, count=int(steps["count"]), up=steps["sign"] == "+")
-    return _only(_similar(history, text) or _unknown(history, text), text)
+    fitting = _similar(history, text) or _released(history, text)
+    return _only(fitting or _unknown(history, text), text)
 
 
 def _exact(history: History, text: str) -> list[Script]:
@@ -60,6 +63,16 @@ def _is_similar(script: Script, text: str) -> bool:
     is_number = _DIGITS.fullmatch(text) and (text.lstrip("0") or "0") == str(script.number)
     is_prefix = len(text) >= _SHORTEST_PREFIX and script.id.startswith(text.lower())
     return bool(is_number) or is_prefix or any(name.startswith(text) for name in _names(script))
+
+
+def _released(history: History, text: str) -> list[Script]:
+    """Scripts of this release, "1.2" or "v1.2.0"; none where the text is no version."""
+    if len(text) > _LONGEST_RELEASE or not is_release(text):
+        return []
+    from packaging.version import Version
+
+    wanted = Version(text)
+    return [s for s in history.order if s.release is not None and Version(s.release) == wanted]
 
 
 def _names(script: Script) -> tuple[str, ...]:
@@ -82,7 +95,7 @@ def _only(scripts: list[Script], text: str) -> str:
 def _unknown(history: History, text: str) -> list[Script]:
     known = {name: script for script in history.order for name in (script.id, *_names(script))}
     near = dict.fromkeys(known[name].id for name in get_close_matches(text, known, 6, 0.5))
-    why = "no id, slug, number or file name begins so"
+    why = "no id, slug, number or file name begins so, and no release is called so"
     if text and len(text) < _SHORTEST_PREFIX:
         why += f", and an id needs its first {_SHORTEST_PREFIX} digits"
     raise IdentifyError(
