@@ -19,7 +19,7 @@ from ckmigrate.formats.base import Stored
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.output import Output, OutputFile, becomes_folder, format_of, make_output
 from ckmigrate.output_folder import make_folder
-from ckmigrate.prepare import Direction, Prepared, find_target, prepare
+from ckmigrate.prepare import Direction, Prepared, find_target, finding_once, prepare
 from ckmigrate.training.layouts import Layout, find_weights
 from ckmigrate.verify import verify_file
 
@@ -32,6 +32,7 @@ __all__ = [
     "build_output",
     "carry_out",
     "find_target",
+    "finding_once",
     "identify_opened",
     "open_weights",
     "prepare",

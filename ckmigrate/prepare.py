@@ -6,7 +6,7 @@ What `prepare` returns is what `plan` prints and what `ckmigrate.migrate.carry_o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,9 +32,10 @@ from ckmigrate.target import Target, load_target
 from ckmigrate.ties import Ties
 from ckmigrate.uncollected import uncollected
 
-__all__ = ["Direction", "Prepared", "find_target", "prepare"]
+__all__ = ["Direction", "FindTarget", "Prepared", "find_target", "finding_once", "prepare"]
 
 Direction = Literal["up", "down"]
+FindTarget = Callable[[Project, Request], Target]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,18 @@ def find_target(project: Project, request: Request) -> Target:
     return load_target(factory, name, python_path=project.python_path)
 
 
+def finding_once() -> FindTarget:
+    """`find_target`, but that each model is built once: for many checkpoints."""
+    found: dict[str | None, Target] = {}
+
+    def find(project: Project, request: Request) -> Target:
+        if request.model not in found:
+            found[request.model] = find_target(project, request)
+        return found[request.model]
+
+    return find
+
+
 @uncollected()
 def prepare(
     project: Project,
@@ -81,10 +94,12 @@ def prepare(
     *,
     direction: Direction = "up",
     known: Mapping[str, Replay] | None = None,
+    find: FindTarget = find_target,
 ) -> Prepared:
     """Decide a migration completely. Nothing is written and no tensor byte is read.
 
-    `known` are the replays of the history, shared where several files are migrated.
+    `known` are the replays of the history, shared where several files are migrated; so is `find`,
+    which gives the model that was asked for.
     Raises whatever a step raises; MigrationError CKM560 where training state would become stale,
     VerificationError CKM601 where the result would not fit the target.
     """
@@ -92,7 +107,7 @@ def prepare(
     known = replays(project, history, request.params) if known is None else known
     identity = identify_opened(opened, project, history, request, known=known)
     wanted = resolve(history, request.to, current=identity.revision)
-    case = _Case(project, history, request, opened, identity, wanted, known)
+    case = _Case(project, history, request, opened, identity, wanted, known, find)
     done = _trace_up(case) if direction == "up" else _trace_down(case)
     goal = _goal(case)
     remarks = remarks_on(opened.stored, identity, history, known)
@@ -135,6 +150,7 @@ class _Case:
     identity: Identity
     wanted: str | None
     known: Mapping[str, Replay]
+    find: FindTarget
 
     @property
     def params(self) -> dict[str, object]:
@@ -249,7 +265,7 @@ def _goal(case: _Case) -> _Goal:
     """
     request, heads = case.request, case.history.heads
     if request.use_model and ((case.wanted,) == heads or not heads):
-        target = find_target(case.project, replace(request, model=_model_of(case)))
+        target = case.find(case.project, replace(request, model=_model_of(case)))
         return _Goal(target, target.schema, f"model '{target.model}' ({target.factory})")
     for name, replay in case.known.items():
         begin = replay.schema(case.identity.revision)

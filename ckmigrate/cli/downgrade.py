@@ -41,7 +41,8 @@ def command(
 ) -> Answer:
     """Migrate checkpoints back to an older revision, by the derived inverse of each operation or
     the downgrade(ck) of a script. Every obstacle on the whole way is reported before anything is
-    read or written; what was dropped cannot come back. Written as safely as by `upgrade`.
+    read or written; what was dropped cannot come back. Written as safely as by `upgrade`, and of
+    many checkpoints in the same way.
 
     \b
     Example:  ckmigrate downgrade new.ckpt --to -1 -o old.ckpt

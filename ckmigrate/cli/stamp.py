@@ -28,7 +28,7 @@ from ckmigrate.cli.unfit import told_of_the_file
 from ckmigrate.cli.upgrade import BATCH, OUTPUT, find, skips_current, write
 from ckmigrate.errors import IdentifyError, VerificationError
 from ckmigrate.identify import Replay
-from ckmigrate.migrate import Prepared, Request, prepare, replays
+from ckmigrate.migrate import Prepared, Request, finding_once, prepare, replays
 from ckmigrate.opened import Opened
 from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.schema import ellipsis_list
@@ -58,7 +58,8 @@ def command(
 ) -> Answer:
     """Record in checkpoints that they are at a revision, without migrating them. First their
     tensors are compared with what that revision should have: the model at the head, the committed
-    snapshot led through the scripts elsewhere. Written as safely as by `upgrade`.
+    snapshot led through the scripts elsewhere. Written as safely as by `upgrade`, and of many
+    checkpoints in the same way.
 
     \b
     Example:  ckmigrate stamp released.ckpt base -o tagged.ckpt
@@ -92,11 +93,14 @@ class Stamping:
         project = session.project()
         history = session.history(project)
         known = replays(project, history, self.request.params)
+        find_model = finding_once()
 
         def decide(path: Path) -> Prepared:
             name = revision_text(history, self.wanted)
             with told_of_the_file(f"the checkpoint is not at {name}"):
-                prepared = prepare(project, history, path, self.request, known=known)
+                prepared = prepare(
+                    project, history, path, self.request, known=known, find=find_model
+                )
             compared = prepared.compared
             if prepared.target is None:
                 compared = _compared(prepared.opened, history, self.wanted, known)

@@ -31,7 +31,15 @@ from ckmigrate.execute.lock import locked
 from ckmigrate.execute.preflight import Destination
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.sharded import folder_of
-from ckmigrate.migrate import Direction, Prepared, Request, carry_out, prepare, replays
+from ckmigrate.migrate import (
+    Direction,
+    Prepared,
+    Request,
+    carry_out,
+    finding_once,
+    prepare,
+    replays,
+)
 from ckmigrate.report.escape import printable
 from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data
 from ckmigrate.report.revisions import revision_text
@@ -131,10 +139,17 @@ class Migrating:
         project = session.project()
         history = session.history(project)
         known = replays(project, history, self.request.params)
+        find_model = finding_once()
 
         def decide(path: Path) -> Prepared:
             return prepare(
-                project, history, path, self.request, direction=self.direction, known=known
+                project,
+                history,
+                path,
+                self.request,
+                direction=self.direction,
+                known=known,
+                find=find_model,
             )
 
         def one(found: Found, watch: Watch) -> Answer:
