@@ -259,3 +259,12 @@ def test_two_hundred_small_checkpoints(toy: Toy) -> None:
     steps = [int(Path(result["path"]).stem.split("-")[1]) for result in found["results"]]
     assert steps == list(range(200))
     assert len(set(digests(toy.root / "out").values())) == 1
+
+
+def test_a_dry_run_looks_at_what_the_run_would_take(toy: Toy, runs: Path) -> None:
+    (runs / "a" / "best.safetensors").symlink_to("last.safetensors")
+    dry = toy.run("upgrade", "runs/a", "--in-place", "--dry-run", "--no-model", "--json").json
+    assert [result["path"] for result in dry["results"]] == ["runs/a/last.safetensors"]
+    wet = toy.run("upgrade", "runs/a", "--in-place", "--no-model", "--json").json
+    assert [result["path"] for result in wet["results"]] == ["runs/a/last.safetensors"]
+    assert wet["skipped"] == {"second_names": 1}

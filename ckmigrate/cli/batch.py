@@ -97,7 +97,7 @@ class Tally:
             Line(
                 str(self.collection.found[number].path),
                 answer.outcome or "",
-                int(str(answer.data.get("bytes", 0))),
+                _written(answer),
                 self.seconds[number],
                 answer.error,
             )
@@ -105,13 +105,21 @@ class Tally:
         ]
 
 
-def each(session: Session, paths: Sequence[Path], work: Work) -> Answer:
-    """The answers of all checkpoints as one. After Ctrl-C the rest is left alone."""
+def _written(answer: Answer) -> int:
+    count = answer.data.get("bytes")
+    return count if isinstance(count, int) else 0
+
+
+def each(
+    session: Session, paths: Sequence[Path], work: Work, *, found: Collection | None = None
+) -> Answer:
+    """The answers of all checkpoints as one: of `found`, or else of those that the paths mean.
+    After Ctrl-C the rest is left alone."""
     require_paths(session, paths)
-    tally = Tally(session, _collected(session, collect(paths)))
-    for number, found in enumerate(tally.collection.found):
+    tally = Tally(session, _collected(session, found or collect(paths)))
+    for number, one in enumerate(tally.collection.found):
         try:
-            tally.add(number, attempt(session, found, work, Watch()))
+            tally.add(number, attempt(session, one, work, Watch()))
         except KeyboardInterrupt as interrupt:
             return interrupted(session, interrupt, tally.data())
     return tally.end()

@@ -14,7 +14,7 @@ from ckmigrate.cli.options import make_request, paths_argument, reading_options
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.identify import Identity
-from ckmigrate.migrate import identify_opened, open_weights
+from ckmigrate.migrate import identify_opened, open_weights, replays
 from ckmigrate.report.escape import printable
 from ckmigrate.report.json import identity_data
 from ckmigrate.report.revisions import revision_text
@@ -38,11 +38,11 @@ def command(session: Session, paths: tuple[Path, ...], **reading: Any) -> Answer
     project = session.project()
     history = session.history(project)
     request = make_request(**reading)
+    known = replays(project, history, request.params)
 
     def one(found: Found, _: Watch) -> Answer:
-        identity = identify_opened(
-            open_weights(found.path, project, request), project, history, request
-        )
+        opened = open_weights(found.path, project, request)
+        identity = identify_opened(opened, project, history, request, known=known)
         return Answer(identity_data(history, identity), _line(found.path, history, identity))
 
     return each(session, paths, one)

@@ -17,7 +17,7 @@ from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import IdentifyError
 from ckmigrate.identify import Replay, candidates, identify
-from ckmigrate.migrate import Opened, Request, open_weights, replays
+from ckmigrate.migrate import Opened, open_weights, replays
 from ckmigrate.project import Project
 from ckmigrate.report.errors import error_data
 from ckmigrate.report.escape import printable
@@ -57,15 +57,17 @@ def command(session: Session, paths: tuple[Path, ...], **reading: Any) -> Answer
     project = session.project()
     history = session.history(project)
     request = make_request(**reading)
+    known = replays(project, history, request.params)
 
     def one(found: Found, _: Watch) -> Answer:
-        return _explained(open_weights(found.path, project, request), project, history, request)
+        return _explained(open_weights(found.path, project, request), project, history, known)
 
     return each(session, paths, one)
 
 
-def _explained(opened: Opened, project: Project, history: History, request: Request) -> Answer:
-    known = replays(project, history, request.params)
+def _explained(
+    opened: Opened, project: Project, history: History, known: Mapping[str, Replay]
+) -> Answer:
     verdicts = {
         "tag": _verdict(opened, project, history, tag=True),
         "release": _verdict(opened, project, history, tag=False),

@@ -14,7 +14,7 @@ from ckmigrate.cli.collect import Found
 from ckmigrate.cli.options import make_request, paths_argument, reading_options, result_options
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
-from ckmigrate.migrate import Prepared, prepare
+from ckmigrate.migrate import Prepared, prepare, replays
 from ckmigrate.report.plan_json import plan_data
 from ckmigrate.report.plan_text import plan_text
 from ckmigrate.uncollected import uncollected
@@ -46,9 +46,10 @@ def command(
     project = session.project()
     history = session.history(project)
     request = make_request(to=to, use_model=with_model, **options)
+    known = replays(project, history, request.params)
 
     def one(found: Found, _: Watch) -> Answer:
-        return plan_answer(session, prepare(project, history, found.path, request))
+        return plan_answer(session, prepare(project, history, found.path, request, known=known))
 
     return each(session, paths, one)
 

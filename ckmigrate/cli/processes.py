@@ -29,6 +29,9 @@ __all__ = ["SIGNALS", "ignore_signals", "share"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_PATIENCE: Final = 20.0
+"""Seconds that a worker has to end by itself."""
+
 _CODE: Final = (
     "import sys; sys.path[:] = {path!r}; from ckmigrate.cli.worker import main; main({fd})"
 )
@@ -161,7 +164,12 @@ class _Batch:
     def dismiss(self, worker: _Worker) -> None:
         self.workers.remove(worker)
         worker.connection.close()
-        worker.process.wait()
+        try:
+            worker.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            # It has nothing more to do, and a library of its model will not let it end.
+            worker.process.kill()
+            worker.process.wait()
 
     def stop(self) -> None:
         """Stop every worker, and hear what each says last. They need no second signal: this one

@@ -120,7 +120,7 @@ def migrate_all(
     )
     request = make_request(**options)
     if dry_run or placement is None:
-        return _plans(session, paths, placement, request, direction)
+        return _plans(session, collection, placement, request, direction)
     job = Migrating(placement, request, direction, skips_current(collection, output, batch))
     return write_all(session, collection, job, jobs=batch["jobs"], keep_going=batch["keep_going"])
 
@@ -180,7 +180,7 @@ def skips_current(
 
 def _plans(
     session: Session,
-    paths: Sequence[Path],
+    collection: Collection,
     placement: Placement | None,
     request: Request,
     direction: Direction,
@@ -195,7 +195,7 @@ def _plans(
         prepared = prepare(project, history, found.path, request, direction=direction, known=known)
         return plan_answer(session, prepared)
 
-    return each(session, paths, one)
+    return each(session, (), one, found=collection)
 
 
 def write(

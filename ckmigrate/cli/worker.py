@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import time
@@ -33,6 +34,7 @@ def main(fd: int) -> None:
         for number in SIGNALS:
             signal.signal(number, _stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.set_inheritable(fd, False)  # Its end is heard when this process ends, and no other.
         connection: Connection[Any, Any] = Connection(fd)
         sys.stderr = _Relay(connection)
         with redirect_stdout(sys.stderr):
