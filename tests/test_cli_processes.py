@@ -144,6 +144,29 @@ def test_what_a_model_prints_in_a_worker_is_no_answer(toy: Toy, runs: Path) -> N
     assert "hello\n" in ran.err
 
 
+def test_a_model_is_built_once_to_plan_and_once_for_each_strict_load(toy: Toy, runs: Path) -> None:
+    model = toy.root / "toy_model.py"
+    model.write_text(model.read_text().replace("return Toy()", 'print("hello"); return Toy()'))
+    ran = toy.run("upgrade", "runs", "--out-dir", "out")
+    assert ran.err.count("hello") == 6
+
+
+def test_a_worker_that_is_stopped_alone_cleans_up_and_the_others_go_on(
+    toy: Toy, runs: Path, tmp_path: Path
+) -> None:
+    before = contents(runs)
+    body = _SUICIDE.replace("SIGKILL)", "SIGTERM); time.sleep(1)")
+    arguments = ["upgrade", "runs", "--in-place", "--no-backup", "--no-model", "--json"]
+    env = slowed(tmp_path / "site", body)
+    ran = toy.run(*arguments, "--jobs", "2", "--keep-going", env=env)
+    results = ran.json["results"]
+    assert (ran.code, ran.json["error"]["code"]) == (130, "interrupted")
+    assert sorted(result["outcome"] for result in results) == ["interrupted", *["written"] * 4]
+    (stopped,) = (Path(one["path"]).name for one in results if one["outcome"] == "interrupted")
+    assert contents(runs)[stopped] == before[stopped]
+    assert temporaries(runs) == []
+
+
 def test_what_is_wrong_with_the_project_is_told_once(toy: Toy, runs: Path) -> None:
     (toy.root / "ckmigrate.toml").write_text("nonsense = 1\n")
     ran = toy.run("upgrade", "runs", "--in-place", "--jobs", "2")

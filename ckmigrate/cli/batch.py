@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 from ckmigrate.cli.collect import Collection, Found, collect, size_of
 from ckmigrate.cli.misplaced import require_paths
 from ckmigrate.cli.progress import Board, Watch, shown_progress
-from ckmigrate.cli.run import committed_by, failed, interrupted
+from ckmigrate.cli.run import (
+    EXIT_INTERRUPTED,
+    INTERRUPTED,
+    committed_by,
+    failed,
+    interrupted,
+)
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import UsageError
 from ckmigrate.report.batch import Line, summary_data, summary_text
@@ -188,7 +194,7 @@ def _one_by_one(tally: Tally, work: Work, board: Board | None, *, keep_going: bo
 def stopped_answer(committed: Committed | None) -> Answer:
     """Of a checkpoint that was at hand when a signal came: it may have been done by then."""
     if committed is None:
-        return Answer({"written": False}, "", 130, None, "interrupted")
+        return Answer({"written": False}, "", EXIT_INTERRUPTED, INTERRUPTED, "interrupted")
     backup = None if committed.backup is None else str(committed.backup)
     data = {"written": True, "output": str(committed.path), "backup": backup}
     return Answer(data, outcome="written")

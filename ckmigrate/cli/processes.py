@@ -77,6 +77,7 @@ class _Worker:
     connection: Connection[Any, Any]
     number: int | None = None
     begun: float = 0.0
+    ends: bool = False
 
 
 @dataclass(slots=True)
@@ -124,7 +125,7 @@ class _Batch:
             worker = by_connection[connection]  # type: ignore[index]
             if not self.heard(worker):
                 self.lost(worker)
-            elif worker.number is None:
+            elif worker.number is None and not worker.ends:
                 self.give(worker)
 
     def heard(self, worker: _Worker) -> bool:
@@ -140,7 +141,7 @@ class _Batch:
             worker.number = None
             self.done(number, *values)
         elif number is not None and kind == "stopped":
-            worker.number = None
+            worker.number, worker.ends = None, True
             self.done(number, stopped_answer(values[0]), values[1])
         elif number is not None and self.board is not None:
             getattr(self.board, kind)(number, *values)

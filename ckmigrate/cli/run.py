@@ -17,9 +17,16 @@ from ckmigrate.errors import CkmigrateError, MigrationError, StorageError, Usage
 if TYPE_CHECKING:
     from ckmigrate.execute.commit import Committed
 
-__all__ = ["committed_by", "failed", "interrupted", "run"]
+__all__ = ["EXIT_INTERRUPTED", "INTERRUPTED", "committed_by", "failed", "interrupted", "run"]
 
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
+INTERRUPTED: Mapping[str, object] = {
+    **dict.fromkeys(("where", "why", "fix")),
+    "code": "interrupted",
+    "what": "interrupted; nothing was written",
+    "details": [],
+}
+"""The fields of the error after a signal."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -45,14 +52,14 @@ def interrupted(
 ) -> Answer:
     """What to say after Ctrl-C; the commit knows whether it came too late to stop anything."""
     committed = committed_by(interrupt)
-    what = "interrupted; nothing was written"
+    what = str(INTERRUPTED["what"])
     if committed is not None:
         what = f"interrupted, but {committed.path} was complete by then: the new file stands"
     elif _are_some_done(earlier or {}):
         what = "interrupted; what was at hand was left as it was, those reported before are done"
     session.note(f"error: {what}")
-    error = dict.fromkeys(("where", "why", "fix")) | {"code": "interrupted", "what": what}
-    return Answer(dict(earlier or {}), "", _EXIT_INTERRUPTED, error | {"details": []})
+    error = {**INTERRUPTED, "what": what}
+    return Answer(dict(earlier or {}), "", EXIT_INTERRUPTED, error)
 
 
 def _are_some_done(earlier: Mapping[str, object]) -> bool:
