@@ -20,7 +20,8 @@ from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.sharded import JSON_ROOTS
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import Path, child, entries_of, steps
-from ckmigrate.lower import lower
+from ckmigrate.formats.zip_image import BLOCK
+from ckmigrate.lower import Copy, SourceRange, lower
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.spec import DType, TensorSpec
 from ckmigrate.training.layouts import Layout, drop_outside, replace_weights
@@ -35,11 +36,14 @@ __all__ = [
     "lost_beside_weights",
     "make_output",
     "new_tensors",
+    "phases",
     "string_metadata",
     "torch_work",
     "would_lose",
 ]
 
+_SHARED_FROM = 1 << 16
+"""Bytes: smaller storages are not worth the padding that sharing their blocks takes."""
 _SUFFIXES: dict[str, Format] = {
     ".safetensors": "safetensors",
     ".pt": "torch",
@@ -233,7 +237,12 @@ def _torch(
         result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
         result = child(result, layout.path) if weights_only else drop_outside(result, gone)
     nested = bool(layout.path) and not weights_only and entries_of(result) is not None
-    image = torch_zip.image(result, tag=tag, tag_as="key" if nested else "record")
+    image = torch_zip.image(
+        result,
+        tag=tag,
+        tag_as="key" if nested else "record",
+        phases=phases(plan.entries, made, stored, layout),
+    )
     work, tensors = torch_work(plan.entries, made, image, stored, layout, result)
     return Output("torch", {"": OutputFile(image, work)}, tensors)
 
@@ -295,6 +304,24 @@ def _is_whole(tensor: Tensor) -> bool:
     same = (storage.dtype, storage.nbytes, tensor.offset) == (spec.dtype, spec.nbytes, 0)
     in_order = tensor.strides == contiguous_strides(spec.shape)
     return same and in_order and not tensor.conj and not tensor.neg
+
+
+def phases(
+    entries: Sequence[Entry], made: Mapping[str, Tensor], stored: Stored, layout: Layout
+) -> dict[str, int]:
+    """Where the bytes of each large storage lie in the source, modulo a block, by key: a copy that
+    stands there too can share blocks with it."""
+    found = {key: record.offset for key, record in stored.records.items()}
+    for entry in entries:
+        ranges = entry.lowered.ranges if isinstance(entry.lowered, Copy) else ()
+        if ranges and isinstance(first := ranges[0], SourceRange):
+            origin = layout.entries[first.name]
+            start = origin.offset * origin.spec.dtype.bits // 8 + first.start
+            begin = stored.records[origin.storage.key].offset + start
+            found.setdefault(made[entry.name].storage.key, begin)
+    sizes = {key: record.nbytes for key, record in stored.records.items()}
+    sizes |= {tensor.storage.key: tensor.storage.nbytes for tensor in made.values()}
+    return {key: at % BLOCK for key, at in found.items() if sizes[key] >= _SHARED_FROM}
 
 
 def torch_work(

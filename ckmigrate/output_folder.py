@@ -26,6 +26,7 @@ from ckmigrate.output import (
     left_out,
     lost_beside_weights,
     new_tensors,
+    phases,
     string_metadata,
     torch_work,
     would_lose,
@@ -221,7 +222,8 @@ class _Maker:
     def _torch(self, shard: _Shard) -> OutputFile:
         made = new_tensors(self.plan, self.stored, self.layout)
         tree: dict[str, Tensor] = {self.prefix + e.name: made[e.name] for e in shard.entries}
-        image = torch_zip.image(tree, tag=self.tag, tag_as="record")
+        where = phases(shard.entries, made, self.stored, self.layout)
+        image = torch_zip.image(tree, tag=self.tag, tag_as="record", phases=where)
         work, _ = torch_work(shard.entries, made, image, self.stored, self.layout, tree)
         return OutputFile(image, work)
 

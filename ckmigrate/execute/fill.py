@@ -1,30 +1,34 @@
 """Writing the data of a plan into the slots of a file.
 
-Byte ranges are copied by the kernel, neighbouring ones at once; where the archive needs checksums
-the bytes pass through this process in pieces. Gathers and computations stream one tensor, or one
-chunk of it, at a time.
+Byte ranges are copied by the kernel, neighbouring ones at once; where checksums are needed, a
+thread reads what was written. Gathers and computations stream one tensor, or one chunk of it, at a
+time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ckmigrate.errors import MigrationError
 from ckmigrate.execute import syscalls
+from ckmigrate.execute.checksums import RunningSums, joined, running_sums
 from ckmigrate.execute.evaluate import Evaluator, chunks
 from ckmigrate.execute.source import SourceFile
 from ckmigrate.expr import Expr
-from ckmigrate.formats.base import FileImage
+from ckmigrate.formats.base import FileImage, Slot
+from ckmigrate.formats.zip_image import BLOCK
 from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange, lower
 from ckmigrate.step import Check
 
 __all__ = ["Progress", "Work", "check_claims", "fill", "read_expression"]
 
 _PIECE = 4 << 20
+_STEP = 64 << 20
+_MOST_PARTS = 64
 
 Progress = Callable[[int], None]
 """Called with a number of bytes that were just written."""
@@ -42,6 +46,28 @@ class Work:
     lowered: Lowered
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Bytes of a slot: a range of the source, or what is made."""
+
+    key: str
+    offset: int
+    nbytes: int
+    origin: SourceRange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Who hears of bytes that are in place."""
+
+    sums: RunningSums
+    progress: Progress
+
+    def __call__(self, offset: int, nbytes: int) -> None:
+        self.sums.wrote(offset, nbytes)
+        self.progress(nbytes)
+
+
 def fill(
     fd: int,
     image: FileImage,
@@ -49,46 +75,112 @@ def fill(
     source: SourceFile,
     progress: Progress,
 ) -> dict[str, int]:
-    """Write every slot; the CRC-32 of each by key where the image asks for them, else {}."""
+    """Write every slot; the CRC-32 of each by key where the image asks for them, else {}.
+
+    StorageError CKM760 where the bytes of a source do not fit their checksum.
+    """
+    parts = [part for key, item in work.items() for part in _parts(key, image.slots[key], item)]
+    summed = [part for part in parts if image.finish or _has_sum(part, source)]
+    with running_sums(fd, [(part.offset, part.nbytes) for part in summed]) as sums:
+        written = _Written(sums, progress)
+        _make(fd, image, work, source, written)
+        for copy in _merged(list(_copies(image, work, source))):
+            _copy(fd, copy, source, written)
+        found = sums.result()
+    source.confirm_parts((p.origin, found[p.offset]) for p in summed if p.origin)
+    for name in {name for item in work.values() for name in _copied(item)}:
+        source.check(name)
+    return _slot_sums(summed, found) if image.finish else {}
+
+
+def _parts(key: str, slot: Slot, item: Work) -> Iterator[_Part]:
+    """The slot in parts that are summed apart, or as one where they would be too many.
+
+    Parts of a record together tell its sum, so that it need not be read again."""
+    offset = slot.offset
+    if not isinstance(item.lowered, Copy) or len(item.lowered.ranges) > _MOST_PARTS:
+        if slot.nbytes:
+            yield _Part(key, offset, slot.nbytes)
+        return
+    for part in item.lowered.ranges:
+        yield _Part(key, offset, part.nbytes, part if isinstance(part, SourceRange) else None)
+        offset += part.nbytes
+
+
+def _has_sum(part: _Part, source: SourceFile) -> bool:
+    return part.origin is not None and source.has_unchecked_sum(part.origin.name)
+
+
+def _copied(item: Work) -> set[str]:
+    """The sources whose bytes the kernel copies."""
+    ranges = item.lowered.ranges if isinstance(item.lowered, Copy) else ()
+    return {part.name for part in ranges if isinstance(part, SourceRange)}
+
+
+def _slot_sums(parts: Iterable[_Part], found: Mapping[int, int]) -> dict[str, int]:
+    by_slot: dict[str, list[tuple[int, int]]] = {}
+    for part in parts:
+        by_slot.setdefault(part.key, []).append((found[part.offset], part.nbytes))
+    return {key: joined(sums) for key, sums in by_slot.items()}
+
+
+def _make(
+    fd: int, image: FileImage, work: Mapping[str, Work], source: SourceFile, written: _Written
+) -> None:
+    """Write what is no copy: constants, gathers and computations."""
     evaluator = Evaluator(source.read)
-    copies: list[_Range] = []
-    sums: dict[str, int] = {}
     for item in work.values():
         if not isinstance(item.lowered, Copy):
             evaluator.expect(item.expr)
     for key, item in work.items():
         offset = image.slots[key].offset
-        if isinstance(item.lowered, Copy) and image.finish is None:
-            copies.extend(_kernel_copies(fd, offset, item.lowered, source, progress))
-        else:
-            pieces = _pieces(item, source, evaluator)
-            sums[key] = _write(fd, offset, pieces, progress)
-    for file, start, target, nbytes in _merged(copies):
-        _copy(fd, source.fds[file], start, target, nbytes, progress)
-    return sums if image.finish is not None else {}
+        if not isinstance(item.lowered, Copy):
+            _write(fd, offset, _pieces(item, source, evaluator), written)
+            continue
+        for part in item.lowered.ranges:
+            if isinstance(part, FillRange):
+                _write(fd, offset, _repeat(part), written)
+            offset += part.nbytes
 
 
-def _write(fd: int, offset: int, pieces: Iterator[Any], progress: Progress) -> int:
-    crc = 0
+def _write(fd: int, offset: int, pieces: Iterator[Any], written: _Written) -> None:
     for piece in pieces:
         syscalls.pwrite(fd, piece, offset=offset)
-        crc = zlib.crc32(piece, crc)
+        written(offset, len(piece))
         offset += len(piece)
-        progress(len(piece))
-    return crc
 
 
-def _copy(
-    fd: int, source_fd: int, start: int, target: int, nbytes: int, progress: Progress
-) -> None:
+def _copies(image: FileImage, work: Mapping[str, Work], source: SourceFile) -> Iterator[_Range]:
+    """What the kernel copies."""
+    for key, item in work.items():
+        offset = image.slots[key].offset
+        for part in item.lowered.ranges if isinstance(item.lowered, Copy) else ():
+            if isinstance(part, SourceRange):
+                start = source.offset(part.name) + part.start
+                yield source.record(part.name).file, start, offset, part.nbytes
+            offset += part.nbytes
+
+
+def _copy(fd: int, copy: _Range, source: SourceFile, written: _Written) -> None:
+    file, start, target, nbytes = copy
     done = 0
     while done < nbytes:
-        step = min(nbytes - done, 64 << 20)
+        step = min(nbytes - done, _to_border(start + done, target + done) or _STEP)
         syscalls.copy_range(
-            source_fd, fd, source_offset=start + done, target_offset=target + done, nbytes=step
+            source.fds[file],
+            fd,
+            source_offset=start + done,
+            target_offset=target + done,
+            nbytes=step,
         )
+        written(target + done, step)
         done += step
-        progress(step)
+
+
+def _to_border(start: int, target: int) -> int:
+    """Bytes up to the border of a block where both sides reach one together: file systems share
+    whole blocks only, and copy everything where a range begins inside of one."""
+    return -start % BLOCK if (start - target) % BLOCK == 0 else 0
 
 
 def _merged(copies: list[_Range]) -> Iterator[_Range]:
@@ -109,21 +201,6 @@ def _is_next(one: _Range, other: _Range) -> bool:
     """Whether a range goes on where another ends, in the same source and in the target."""
     (file, start, target, nbytes), (next_file, next_start, next_target, _) = one, other
     return file == next_file and next_start - start == next_target - target == nbytes
-
-
-def _kernel_copies(
-    fd: int, offset: int, copy: Copy, source: SourceFile, progress: Progress
-) -> Iterator[_Range]:
-    """Write fills and checksummed records now; give back the ranges that the kernel can copy."""
-    for item in copy.ranges:
-        if isinstance(item, FillRange):
-            _write(fd, offset, _repeat(item), progress)
-        elif source.has_unchecked_sum(item.name):
-            _write(fd, offset, _read_range(item, source), progress)
-        else:
-            start = source.offset(item.name) + item.start
-            yield source.record(item.name).file, start, offset, item.nbytes
-        offset += item.nbytes
 
 
 def _pieces(item: Work, source: SourceFile, evaluator: Evaluator) -> Iterator[Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckmigrate.errors import StorageError
 from ckmigrate.execute import syscalls
+from ckmigrate.execute.checksums import joined, sum_of
 from ckmigrate.expr import row_major
 from ckmigrate.formats.base import FileIdentity, Record, Stored, StoredFile
 from ckmigrate.formats.open_checkpoint import open_regular
 from ckmigrate.formats.tree import Tensor
+from ckmigrate.lower import SourceRange
 from ckmigrate.spec import DType
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SourceFile", "changed", "is_plain", "open_source"]
 
-_PIECE = 4 << 20
 _MOST_OPEN = 64
 
 
@@ -154,12 +154,29 @@ class SourceFile:
     def check(self, name: str) -> None:
         """Read the whole record of a tensor and compare its checksum, once."""
         if self.has_unchecked_sum(name):
-            record, crc, done = self.record(name), 0, 0
-            while done < record.nbytes:
-                piece = self.pread(record, done, min(_PIECE, record.nbytes - done))
-                crc = zlib.crc32(piece, crc)
-                done += len(piece)
-            self.confirm(name, crc)
+            record = self.record(name)
+            self.confirm(name, sum_of(self.fds[record.file], record.offset, record.nbytes))
+
+    def confirm_parts(self, parts: Iterable[tuple[SourceRange, int]]) -> None:
+        """Compare the checksums of records of which the caller has summed these ranges. Records
+        that the ranges do not cover are read."""
+        by_record: dict[str, list[tuple[int, int, int, str]]] = {}
+        for part, crc in parts:
+            key, start = self._tensors[part.name].storage.key, self.offset(part.name) + part.start
+            by_record.setdefault(key, []).append((start, part.nbytes, crc, part.name))
+        for found in by_record.values():
+            self._confirm_record(self.record(found[0][3]), sorted(found))
+
+    def _confirm_record(self, record: Record, parts: list[tuple[int, int, int, str]]) -> None:
+        position, sums, name = record.offset, [], parts[0][3]
+        for start, nbytes, crc, _ in parts:
+            if start == position:
+                sums.append((crc, nbytes))
+                position += nbytes
+        if position == record.offset + record.nbytes:
+            self.confirm(name, joined(sums))
+        else:
+            self.check(name)
 
     def pread(self, record: Record, start: int, nbytes: int) -> bytes:
         """Exactly nbytes bytes of a record; StorageError CKM753 where the file ends before."""

@@ -32,6 +32,7 @@ __all__ = [
     "mkdir",
     "open_fd",
     "pread",
+    "pread_into",
     "preallocate",
     "pwrite",
     "rename",
@@ -122,13 +123,28 @@ def _pread_some(fd: int, nbytes: int, offset: int) -> bytes:
     _announce("pread", fd, nbytes, offset)
     part = os.pread(fd, min(nbytes, _PIECE), offset)
     if not part:
-        raise StorageError(
-            "CKM753",
-            "the file became shorter while it was read",
-            why=f"{nbytes} more bytes were expected at offset {offset}, and the file ends there",
-            fix="Run again when nothing else writes to the file.",
-        )
+        raise _ends(nbytes, offset)
     return part
+
+
+def pread_into(fd: int, buffer: memoryview, *, offset: int) -> None:
+    """Fill a buffer from `offset`, which costs no new memory; StorageError as for `pread`."""
+    done = 0
+    while done < len(buffer):
+        _announce("pread", fd, len(buffer) - done, offset + done)
+        part = os.preadv(fd, [buffer[done:]], offset + done)
+        if not part:
+            raise _ends(len(buffer) - done, offset + done)
+        done += part
+
+
+def _ends(nbytes: int, offset: int) -> StorageError:
+    return StorageError(
+        "CKM753",
+        "the file became shorter while it was read",
+        why=f"{nbytes} more bytes were expected at offset {offset}, and the file ends there",
+        fix="Run again when nothing else writes to the file.",
+    )
 
 
 def pwrite(fd: int, data: bytes | bytearray | memoryview, *, offset: int) -> None:

@@ -118,14 +118,16 @@ def test_a_source_that_was_replaced_between_plan_and_run_is_an_error(
 
 
 def traffic(prepared: Prepared, target: Path) -> tuple[int, int]:
-    """Bytes read and written by the data path, as the system-call module is asked for them."""
+    """Bytes read of the source and written by the data path, as the system-call module is asked
+    for them."""
     read = written = 0
+    inode = prepared.opened.stored.identity.inode
 
     def count(name: str, arguments: tuple[object, ...]) -> None:
         nonlocal read, written
         sizes = [int(str(a)) for a in arguments if isinstance(a, int)]
         if name == "pread":
-            read += sizes[1]
+            read += sizes[1] if os.fstat(sizes[0]).st_ino == inode else 0
         elif name == "pwrite":
             written += sizes[1]
         elif name.startswith("copy"):
