@@ -20,8 +20,8 @@ from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.sharded import JSON_ROOTS
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import Path, child, entries_of, steps
-from ckmigrate.formats.zip_image import BLOCK
-from ckmigrate.lower import Copy, SourceRange, lower
+from ckmigrate.lower import lower
+from ckmigrate.placement import safetensors_image, torch_phases
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.spec import DType, TensorSpec
 from ckmigrate.training.layouts import Layout, drop_outside, replace_weights
@@ -36,14 +36,11 @@ __all__ = [
     "lost_beside_weights",
     "make_output",
     "new_tensors",
-    "phases",
     "string_metadata",
     "torch_work",
     "would_lose",
 ]
 
-_SHARED_FROM = 1 << 16
-"""Bytes: smaller storages are not worth the padding that sharing their blocks takes."""
 _SUFFIXES: dict[str, Format] = {
     ".safetensors": "safetensors",
     ".pt": "torch",
@@ -150,12 +147,11 @@ def _safetensors(
         raise would_lose(stored, lost, "a safetensors file holds tensors and short texts only")
     tied = left_out(plan, stored)
     entries = [entry for entry in plan.entries if entry.name not in tied]
-    specs = [(prefix + entry.name, entry.spec) for entry in entries]
     metadata = string_metadata(stored, tree)
     metadata |= {prefix + name: prefix + kept for name, kept in tied.items()}
-    # Data that keeps its place within a block can share blocks with its source.
-    phase = int(stored.details.get("data offset", 0)) % safetensors.BLOCK
-    image = safetensors.image(specs, metadata=metadata, tag=tag, phase=phase)
+    image = safetensors_image(
+        entries, stored, layout.entries, prefix=prefix, metadata=metadata, tag=tag
+    )
     work = {prefix + e.name: Work(e.name, e.expr, e.lowered) for e in entries}
     ordered = sorted(work, key=lambda key: image.slots[key].offset)
     file = OutputFile(image, {key: work[key] for key in ordered})
@@ -241,7 +237,7 @@ def _torch(
         result,
         tag=tag,
         tag_as="key" if nested else "record",
-        phases=phases(plan.entries, made, stored, layout),
+        phases=torch_phases(plan.entries, made, stored, layout.entries),
     )
     work, tensors = torch_work(plan.entries, made, image, stored, layout, result)
     return Output("torch", {"": OutputFile(image, work)}, tensors)
@@ -304,24 +300,6 @@ def _is_whole(tensor: Tensor) -> bool:
     same = (storage.dtype, storage.nbytes, tensor.offset) == (spec.dtype, spec.nbytes, 0)
     in_order = tensor.strides == contiguous_strides(spec.shape)
     return same and in_order and not tensor.conj and not tensor.neg
-
-
-def phases(
-    entries: Sequence[Entry], made: Mapping[str, Tensor], stored: Stored, layout: Layout
-) -> dict[str, int]:
-    """Where the bytes of each large storage lie in the source, modulo a block, by key: a copy that
-    stands there too can share blocks with it."""
-    found = {key: record.offset for key, record in stored.records.items()}
-    for entry in entries:
-        ranges = entry.lowered.ranges if isinstance(entry.lowered, Copy) else ()
-        if ranges and isinstance(first := ranges[0], SourceRange):
-            origin = layout.entries[first.name]
-            start = origin.offset * origin.spec.dtype.bits // 8 + first.start
-            begin = stored.records[origin.storage.key].offset + start
-            found.setdefault(made[entry.name].storage.key, begin)
-    sizes = {key: record.nbytes for key, record in stored.records.items()}
-    sizes |= {tensor.storage.key: tensor.storage.nbytes for tensor in made.values()}
-    return {key: at % BLOCK for key, at in found.items() if sizes[key] >= _SHARED_FROM}
 
 
 def torch_work(

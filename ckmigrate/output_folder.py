@@ -14,7 +14,7 @@ from typing import Final
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
 from ckmigrate.expr import sources
-from ckmigrate.formats import safetensors, torch_zip
+from ckmigrate.formats import torch_zip
 from ckmigrate.formats.base import Container, FileImage, Folder, Stored
 from ckmigrate.formats.shard_index import INDEX_SUFFIX, render_index, render_like
 from ckmigrate.formats.sharded import CONFIG
@@ -26,11 +26,11 @@ from ckmigrate.output import (
     left_out,
     lost_beside_weights,
     new_tensors,
-    phases,
     string_metadata,
     torch_work,
     would_lose,
 )
+from ckmigrate.placement import safetensors_image, torch_phases
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.training.layouts import Layout
 
@@ -204,25 +204,23 @@ class _Maker:
         return self._safetensors(shard) if container == "safetensors" else self._torch(shard)
 
     def _safetensors(self, shard: _Shard) -> OutputFile:
-        specs = [(self.prefix + entry.name, entry.spec) for entry in shard.entries]
         tied = {self.prefix + name: self.prefix + kept for name, kept in shard.tied.items()}
-        image = safetensors.image(
-            specs, metadata={**self.metadata, **tied}, tag=self.tag, phase=self._phase(shard)
+        image = safetensors_image(
+            shard.entries,
+            self.stored,
+            self.layout.entries,
+            prefix=self.prefix,
+            metadata={**self.metadata, **tied},
+            tag=self.tag,
         )
         work = {self.prefix + e.name: Work(e.name, e.expr, e.lowered) for e in shard.entries}
         ordered = sorted(work, key=lambda key: image.slots[key].offset)
         return OutputFile(image, {key: work[key] for key in ordered})
 
-    def _phase(self, shard: _Shard) -> int:
-        """Data that keeps its place within a block can share blocks with its source."""
-        if self.stored.folder is not None:
-            return self.stored.folder.phases[shard.origin]
-        return int(self.stored.details.get("data offset", 0)) % safetensors.BLOCK
-
     def _torch(self, shard: _Shard) -> OutputFile:
         made = new_tensors(self.plan, self.stored, self.layout)
         tree: dict[str, Tensor] = {self.prefix + e.name: made[e.name] for e in shard.entries}
-        where = phases(shard.entries, made, self.stored, self.layout)
+        where = torch_phases(shard.entries, made, self.stored, self.layout.entries)
         image = torch_zip.image(tree, tag=self.tag, tag_as="record", phases=where)
         work, _ = torch_work(shard.entries, made, image, self.stored, self.layout, tree)
         return OutputFile(image, work)

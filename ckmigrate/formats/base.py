@@ -74,7 +74,6 @@ class Folder:
     others       relative paths of all other files
     empty        relative paths of folders without files
     odd          relative paths of what is neither file nor folder, such as a dangling link
-    phases       offset of the data in each shard, modulo a block
     """
 
     container: Container
@@ -85,7 +84,6 @@ class Folder:
     others: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     odd: tuple[str, ...] = ()
-    phases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

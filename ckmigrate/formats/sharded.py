@@ -28,7 +28,7 @@ from ckmigrate.formats.base import (
     Stored,
     StoredFile,
 )
-from ckmigrate.formats.safetensors import BLOCK, TIED
+from ckmigrate.formats.safetensors import TIED
 from ckmigrate.formats.shard_index import INDEX_SUFFIX, Index, json_object, parse_index
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import entries_of
@@ -119,7 +119,6 @@ def _read(parts: _Parts, read_file: ReadFile, read_text: Callable[[Path], bytes]
         others,
         listing.empty,
         listing.odd,
-        tuple(int(shard.details.get("data offset", 0)) % BLOCK for shard in shards),
     )
     return Stored(
         path=parts.root,
