@@ -8,7 +8,8 @@ import pytest
 from ckmigrate import expr as ex
 from ckmigrate.errors import MigrationError
 from ckmigrate.execute import evaluate as evaluate_module
-from ckmigrate.execute.evaluate import Evaluator, chunks, item_type, peak_cost, read_cost
+from ckmigrate.execute.evaluate import Evaluator, chunks, peak_cost, read_cost
+from ckmigrate.execute.items import item_type
 from ckmigrate.expr import Expr, Random, Source
 from ckmigrate.spec import DType, TensorSpec
 

@@ -108,6 +108,21 @@ def test_a_function_that_changes_its_input_changes_nothing_else(tmp_path: Path) 
     assert found["c"].tolist() == [2, 2, 2, 2]
 
 
+def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
+    """torch adds up the parts of a sum per thread."""
+    zoo = Zoo(tmp_path, "ck.compute('a', 's', lambda t: t.sum(), specs=[('float32', ())])")
+    old = zoo.save({"a": torch.randn(3_000_001)})
+    before, found = torch.get_num_threads(), set()
+    try:
+        for number in (1, 2, 3, 7):
+            torch.set_num_threads(number)
+            found.add(zoo.upgrade(old, f"{number}.pt").read_bytes())
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(
     "answer", ["t.t()", "t.expand(3, 3)", "t[:, 0]", "t.to(torch.complex64).conj()", "t.bool()"]
 )

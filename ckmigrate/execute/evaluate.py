@@ -7,13 +7,12 @@ same bytes.
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckmigrate.errors import MigrationError
+from ckmigrate.execute.calls import cast_items, run_call
+from ckmigrate.execute.items import contiguous, item_type, joined
 from ckmigrate.expr import (
     Call,
     Cast,
@@ -29,11 +28,9 @@ from ckmigrate.expr import (
     slice_,
     walk,
 )
-from ckmigrate.spec import DType, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     Items = np.ndarray[Any, np.dtype[Any]]
 
@@ -100,12 +97,11 @@ class Evaluator:
             case View():
                 return self._view(expr)
             case Reshape():
-                return self._evaluate(expr.base).reshape(expr.spec.shape)
+                return contiguous(self._evaluate(expr.base)).reshape(expr.spec.shape)
             case Concat():
-                return np.concatenate([self._evaluate(part) for part in expr.parts], expr.dim)
+                return joined([self._evaluate(part) for part in expr.parts], expr.dim)
             case Cast():
-                value = _to_torch(self._evaluate(expr.base), expr.base.spec)
-                return _from_torch(value.to(_torch_dtype(expr.spec.dtype)), expr.spec)
+                return cast_items(self._evaluate(expr.base), expr.base.spec, expr.spec)
             case Result():
                 return self._result(expr)
 
@@ -114,7 +110,9 @@ class Evaluator:
         if span is None:
             return self._load(source, first, count)
         if source.name not in self._held:
-            self._held[source.name] = self._load(source, span.first, span.last - span.first)
+            held = self._load(source, span.first, span.last - span.first)
+            held.flags.writeable = False
+            self._held[source.name] = held
         return self._held[source.name][first - span.first : first - span.first + count]
 
     def _load(self, source: Source, first: int, count: int) -> Items:
@@ -131,7 +129,7 @@ class Evaluator:
         if isinstance(expr.base, Source):
             flat, offset = self._window(expr.base, offset, span), 0
         else:
-            flat = np.ascontiguousarray(self._evaluate(expr.base)).reshape(-1)
+            flat = contiguous(self._evaluate(expr.base)).reshape(-1)
         steps = tuple(stride * flat.itemsize for stride in expr.strides)
         return np.lib.stride_tricks.as_strided(
             flat[offset : offset + span], expr.spec.shape, steps, writeable=False
@@ -147,69 +145,6 @@ class Evaluator:
         if self._pending[key] <= 0:
             del self._results[key]
         return value
-
-
-def run_call(node: Call, inputs: list[Items]) -> tuple[Items, ...]:
-    """Call the function on real tensors and check that it kept its word about the outputs."""
-    import torch
-
-    tensors = [_to_torch(value, expr.spec) for value, expr in zip(inputs, node.inputs, strict=True)]
-    try:
-        # Same file, same scripts, same bytes; also where a claim works the values out again.
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_seed(node))
-            answer = node.function(*tensors)
-    except (Exception, SystemExit) as error:
-        raise MigrationError(
-            "CKM541",
-            f"{node.label} raised {type(error).__name__}: {error}",
-            why="The function of a compute step failed on the checkpoint's tensors.",
-            fix="Correct the function in the script; nothing was written.",
-        ) from error
-    values = (answer,) if isinstance(answer, torch.Tensor) else answer
-    if not isinstance(values, (tuple, list)) or len(values) != len(node.outputs):
-        raise _broken_promise(node, f"{len(node.outputs)} tensors", repr(type(answer).__name__))
-    return tuple(
-        _checked(node, value, spec) for value, spec in zip(values, node.outputs, strict=True)
-    )
-
-
-def _seed(node: Call) -> int:
-    text = f"{node.label}\n{node.key}".encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-
-
-def _checked(node: Call, value: object, spec: TensorSpec) -> Items:
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        raise _broken_promise(node, str(spec), type(value).__name__)
-    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-        kind = "meta" if value.is_meta else "quantised" if value.is_quantized else value.layout
-        raise _broken_promise(node, str(spec), f"a tensor that is not plain ({kind})")
-    if str(value.dtype) != f"torch.{spec.dtype.torch_name}" or tuple(value.shape) != spec.shape:
-        found = f"{value.dtype} [{','.join(map(str, value.shape))}]".removeprefix("torch.")
-        raise _broken_promise(node, str(spec), found)
-    return _from_torch(value.detach().cpu(), spec)
-
-
-def _broken_promise(node: Call, expected: str, found: str) -> MigrationError:
-    return MigrationError(
-        "CKM542",
-        f"{node.label} gave {found}, the plan says {expected}",
-        why="Output shapes and dtypes are fixed when the migration is planned.",
-        fix="Make the function return what `specs=` declares, whatever the values are.",
-    )
-
-
-def item_type(dtype: DType) -> np.dtype[Any]:
-    """The opaque numpy type that is as wide as one element."""
-    import numpy as np
-
-    if dtype.bits < 8:
-        raise AssertionError(f"{dtype} elements have no item type")
-    width = dtype.bits // 8
-    return np.dtype(f"V{width}" if width > 8 else f"u{width}")
 
 
 def chunks(expr: Expr) -> list[Expr]:
@@ -251,7 +186,8 @@ def _own_cost(node: Expr) -> int:
         case Cast():
             return 2 * node.spec.nbytes
         case Result():
-            return 3 * sum(spec.nbytes for spec in node.call.outputs)
+            inputs = sum(item.spec.nbytes for item in node.call.inputs)
+            return inputs + 3 * sum(spec.nbytes for spec in node.call.outputs)
         case _:
             return 0
 
@@ -302,38 +238,3 @@ def _calls(expr: Expr) -> Iterator[Call]:
 
 def _draws(expr: Expr) -> bool:
     return any(isinstance(node, Random) for node in walk(expr))
-
-
-def _torch_dtype(dtype: DType) -> torch.dtype:
-    import torch
-
-    found = getattr(torch, dtype.torch_name or "", None) if dtype.bits >= 8 else None
-    if not isinstance(found, torch.dtype):
-        raise MigrationError(
-            "CKM543",
-            f"torch {torch.__version__} cannot compute with {dtype}",
-            why="Only copies and moves of this dtype are possible with it.",
-            fix="Use another dtype, or a torch version that has this one.",
-        )
-    return found
-
-
-def _to_torch(value: Items, spec: TensorSpec) -> torch.Tensor:
-    import numpy as np
-    import torch
-
-    if math.prod(spec.shape) == 0:
-        return torch.empty(spec.shape, dtype=_torch_dtype(spec.dtype))
-    flat = np.array(value, order="C", copy=True).reshape(-1).view(np.uint8)
-    return torch.from_numpy(flat).view(_torch_dtype(spec.dtype)).reshape(spec.shape)
-
-
-def _from_torch(value: torch.Tensor, spec: TensorSpec) -> Items:
-    import torch
-
-    if spec.numel == 0:
-        import numpy as np
-
-        return np.empty(spec.shape, item_type(spec.dtype))
-    plain = value.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return plain.view(torch.uint8).numpy().view(item_type(spec.dtype)).reshape(spec.shape)

@@ -17,6 +17,7 @@ from ckmigrate.errors import MigrationError
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.checksums import RunningSums, joined, running_sums
 from ckmigrate.execute.evaluate import Evaluator, chunks
+from ckmigrate.execute.items import contiguous
 from ckmigrate.execute.source import SourceFile
 from ckmigrate.expr import Expr
 from ckmigrate.formats.base import FileImage, Slot
@@ -218,7 +219,7 @@ def _pieces(item: Work, source: SourceFile, evaluator: Evaluator) -> Iterator[An
 def _bytes(evaluator: Evaluator, expr: Expr) -> memoryview:
     import numpy as np
 
-    value = np.ascontiguousarray(evaluator.evaluate(expr)).reshape(-1)
+    value = contiguous(evaluator.evaluate(expr)).reshape(-1)
     return memoryview(value.view(np.uint8).data) if value.size else memoryview(b"")
 
 
