@@ -132,7 +132,7 @@ class Evaluator:
             flat = contiguous(self._evaluate(expr.base)).reshape(-1)
         steps = tuple(stride * flat.itemsize for stride in expr.strides)
         return np.lib.stride_tricks.as_strided(
-            flat[offset : offset + span], expr.spec.shape, steps, writeable=False
+            flat[offset : offset + span], expr.spec.shape, steps, writeable=flat.flags.writeable
         )
 
     def _result(self, expr: Result) -> Items:

@@ -149,6 +149,7 @@ def _write(fd: int, offset: int, pieces: Iterator[Any], written: _Written) -> No
         syscalls.pwrite(fd, piece, offset=offset)
         written(offset, len(piece))
         offset += len(piece)
+        del piece  # before the next one is made
 
 
 def _copies(image: FileImage, work: Mapping[str, Work], source: SourceFile) -> Iterator[_Range]:
