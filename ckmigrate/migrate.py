@@ -17,7 +17,15 @@ from ckmigrate.execute.lock import Lock
 from ckmigrate.execute.source import open_source
 from ckmigrate.formats.base import Stored
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
-from ckmigrate.output import Output, OutputFile, becomes_folder, format_of, make_output
+from ckmigrate.output import (
+    Output,
+    OutputFile,
+    becomes_folder,
+    folder_format,
+    format_of,
+    make_output,
+)
+from ckmigrate.output_dcp import make_dcp
 from ckmigrate.output_folder import make_folder
 from ckmigrate.prepare import Direction, Prepared, find_target, finding_once, prepare
 from ckmigrate.training.layouts import Layout, find_weights
@@ -83,7 +91,8 @@ def carry_out(
 
         def verify(path: Path) -> None:
             phase("verify", 0)
-            verify_file(path / output.index if output.index else path, prepared)
+            is_named = output.index is not None and output.format == "sharded"
+            verify_file(path / str(output.index) if is_named else path, prepared)
 
         committed = _commit(stored, destination, output, filler, verify, lock)
     return Outcome(prepared, committed, output.size, output)
@@ -95,7 +104,7 @@ def _settled(prepared: Prepared, destination: Destination) -> Destination:
         destination.path,
         source_is_folder=prepared.opened.stored.folder is not None,
         in_place=destination.in_place,
-        wanted=destination.folder or prepared.request.max_shard_size is not None,
+        wanted=destination.folder or prepared.request.wants_folder,
     )
     return replace(destination, folder=is_folder)
 
@@ -123,7 +132,15 @@ def _commit(
     carried = {name: stored.path / name for name in output.carried}
     return commit_folder(
         destination,
-        FolderImage(files, output.shards, output.index, carried, output.empty),
+        FolderImage(
+            files,
+            output.shards,
+            output.index,
+            carried,
+            output.empty,
+            output.replaced if output.format == "dcp" else None,
+            output.interim,
+        ),
         source=stored.path,
         sources=stored.files,
         verify=verify,
@@ -139,6 +156,20 @@ def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Out
     layout = _layout_of(tree, prepared)
     gone = _dropped_state(layout, request)
     tag = prepared.tag.to_json()
+    if folder and folder_format(stored, request.to_format, request.max_shard_size) == "dcp":
+        return make_dcp(
+            prepared.plan,
+            stored,
+            layout,
+            tree,
+            gone=gone,
+            tag=tag,
+            unwrap=request.unwrap,
+            weights_only=request.weights_only,
+        )
+    # A distributed checkpoint becomes anything else as a nested dict in one file does.
+    keeps_folder = stored.format == "sharded"
+    stored = stored if keeps_folder else replace(stored, folder=None)
     if folder:
         return make_folder(
             prepared.plan,
@@ -152,7 +183,7 @@ def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Out
             max_shard_size=request.max_shard_size,
         )
     # A file that keeps its suffix keeps its format, also where the suffix promises another one.
-    keeps = path.suffix == stored.path.suffix and stored.folder is None
+    keeps = path.suffix == stored.path.suffix and stored.format in ("safetensors", "torch")
     return make_output(
         prepared.plan,
         stored,

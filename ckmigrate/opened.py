@@ -40,6 +40,7 @@ class Request:
                    snapshot that the scripts make of the base schema
     optimizer, ema what to do with training state that the migration would make stale
     max_shard_size bytes of tensors in a file; the result then is a folder with a new layout
+    to_format      "dcp": the result is a distributed checkpoint, whatever the source is
     """
 
     to: str = "head"
@@ -55,7 +56,13 @@ class Request:
     unwrap: bool = False
     max_memory: int | None = None
     max_shard_size: int | None = None
+    to_format: Literal["dcp"] | None = None
     full_verify: bool = False
+
+    @property
+    def wants_folder(self) -> bool:
+        """Whether the result is a folder whatever the source is."""
+        return self.max_shard_size is not None or self.to_format is not None
 
 
 @dataclass(frozen=True, slots=True)

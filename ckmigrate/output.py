@@ -30,12 +30,14 @@ __all__ = [
     "Output",
     "OutputFile",
     "becomes_folder",
+    "folder_format",
     "format_of",
     "is_file_name",
     "left_out",
     "lost_beside_weights",
     "make_output",
     "new_tensors",
+    "result_tree",
     "string_metadata",
     "torch_work",
     "would_lose",
@@ -68,6 +70,8 @@ class Output:
     index    of a folder: the name of its index, if it has one
     carried  of a folder: files of the source folder that come along, by relative name
     empty    of a folder: folders without files that come along
+    replaced of a DCP folder: data files of the source that do not come along
+    interim  of a DCP folder: the tag's file, by name, as it is right for the old index and the new
     """
 
     format: Format
@@ -77,10 +81,12 @@ class Output:
     index: str | None = None
     carried: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    interim: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def is_folder(self) -> bool:
-        return self.format == "sharded"
+        return self.format in ("sharded", "dcp")
 
     @property
     def size(self) -> int:
@@ -96,6 +102,14 @@ def format_of(path: FilePath, default: Format) -> Format:
 def is_file_name(path: FilePath) -> bool:
     """Whether a name ends as those of checkpoint files do."""
     return path.suffix.lower() in _SUFFIXES
+
+
+def folder_format(stored: Stored, wanted: str | None, max_shard_size: int | None) -> Format:
+    """The format of a result that is a folder: what is asked for, else what the source is, unless
+    shards of a size are asked for."""
+    if wanted == "dcp":
+        return "dcp"
+    return "dcp" if stored.format == "dcp" and max_shard_size is None else "sharded"
 
 
 def becomes_folder(path: FilePath, *, source_is_folder: bool, in_place: bool, wanted: bool) -> bool:
@@ -129,7 +143,7 @@ def make_output(
     prefix = "" if unwrap else layout.prefix
     if format == "safetensors":
         return _safetensors(plan, stored, layout, tree, gone, tag, prefix, weights_only)
-    return _torch(plan, stored, layout, tree, gone, tag, unwrap, prefix, weights_only)
+    return _torch(plan, stored, layout, tree, gone, tag, unwrap, weights_only)
 
 
 def _safetensors(
@@ -218,20 +232,12 @@ def _torch(
     gone: Sequence[Path],
     tag: str,
     unwrap: bool,
-    prefix: str,
     weights_only: bool,
 ) -> Output:
     made = new_tensors(plan, stored, layout)
-    new = [(entry.name, made[entry.name]) for entry in plan.entries]
-    if stored.is_flat:
-        lost = _edited_beside(stored, tree) + _lost_metadata(tree)
-        lost = [] if weights_only else lost
-        if lost:
-            raise would_lose(stored, lost, "a plain state dict has no place for them")
-        result: object = {prefix + name: tensor for name, tensor in new}
-    else:
-        result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
-        result = child(result, layout.path) if weights_only else drop_outside(result, gone)
+    result = result_tree(
+        plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
+    )
     nested = bool(layout.path) and not weights_only and entries_of(result) is not None
     image = torch_zip.image(
         result,
@@ -241,6 +247,33 @@ def _torch(
     )
     work, tensors = torch_work(plan.entries, made, image, stored, layout, result)
     return Output("torch", {"": OutputFile(image, work)}, tensors)
+
+
+def result_tree(
+    plan: Plan,
+    stored: Stored,
+    layout: Layout,
+    tree: object,
+    made: Mapping[str, Tensor],
+    *,
+    gone: Sequence[Path],
+    unwrap: bool,
+    weights_only: bool,
+) -> object:
+    """The tree of the result, with the tensors of `made`; the others are those of `make_output`.
+
+    StorageError CKM740 where something besides the weights would be lost without weights_only.
+    """
+    new = [(entry.name, made[entry.name]) for entry in plan.entries]
+    if stored.is_flat:
+        lost = _edited_beside(stored, tree) + _lost_metadata(tree)
+        lost = [] if weights_only else lost
+        if lost:
+            raise would_lose(stored, lost, "a plain state dict has no place for them")
+        prefix = "" if unwrap else layout.prefix
+        return {prefix + name: tensor for name, tensor in new}
+    result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
+    return child(result, layout.path) if weights_only else drop_outside(result, gone)
 
 
 def _lost_metadata(tree: object) -> list[str]:

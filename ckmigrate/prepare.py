@@ -296,7 +296,7 @@ def _require_fit(case: _Case, done: Trace, goal: _Goal) -> tuple[str, ...]:
     schema, exempt = done.end.schema, case.project.exempt
     ties = target.ties if target else ()
     # Loaders of folders tie again what was saved once; a strict load of one file does not.
-    kept_once = ties if case.opened.stored.folder is not None else ()
+    kept_once = ties if case.opened.stored.format == "sharded" else ()
     lines = describe(compare(schema, wanted, exempt=exempt, ties=kept_once))
     if lines:
         raise VerificationError(

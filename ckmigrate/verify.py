@@ -57,7 +57,8 @@ def verify_file(path: Path, prepared: Prepared) -> None:
 def _found_again(stored: Stored, prepared: Prepared) -> Layout:
     """The weights where the next run will look for them."""
     request, project, source = prepared.request, prepared.project, prepared.opened
-    keeps_place = stored.format == source.stored.format == "torch" and not request.weights_only
+    nested = not stored.is_flat and not source.stored.is_flat
+    keeps_place = nested and not request.weights_only
     weights = (request.weights or project.weights) if keeps_place else None
     try:
         layout = find_weights(stored, weights=weights, wrappers=project.wrappers)
@@ -93,14 +94,14 @@ def strictly_loads(stored: Stored, entries: Mapping[str, Tensor], prepared: Prep
     target, project = prepared.target, prepared.project
     assert target is not None
     exempt = _exempt(tuple(target.schema), project.exempt) | _exempt(tuple(entries), project.exempt)
-    with loaded_tensors(stored, entries) as tensors:
+    with loaded_tensors(stored, entries, values=False) as tensors:
         given = {name: tensor for name, tensor in tensors.items() if name not in exempt}
         strict_load(
             target.factory,
             target.model,
             given,
             python_path=project.python_path,
-            complete_ties=stored.folder is not None,
+            complete_ties=stored.format == "sharded",
             exempt=exempt,
         )
 
@@ -114,15 +115,21 @@ def _exempt(names: tuple[str, ...], patterns: tuple[str, ...]) -> frozenset[str]
 
 @contextmanager
 def loaded_tensors(
-    stored: Stored, entries: Mapping[str, Tensor]
+    stored: Stored, entries: Mapping[str, Tensor], *, values: bool = True
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The tensors of a checkpoint as torch sees them.
 
     Plain ones are views of the mapped file, others are copies; valid inside the block only.
+    Without `values`, those that were saved in several parts are zeros, which take no memory.
     """
     with open_source(stored, entries) as source:
         maps = _Maps(source)
-        yield {name: _tensor(name, tensor, source, maps) for name, tensor in entries.items()}
+        yield {
+            name: _tensor(name, tensor, source, maps)
+            if values or not source.record(name).boxes
+            else _from_bytes(mmap.mmap(-1, max(1, tensor.spec.nbytes)), tensor.spec)
+            for name, tensor in entries.items()
+        }
 
 
 class _Maps(dict[int, mmap.mmap]):
@@ -139,7 +146,7 @@ class _Maps(dict[int, mmap.mmap]):
 
 
 def _tensor(name: str, tensor: Tensor, source: SourceFile, maps: _Maps) -> torch.Tensor:
-    if source.is_plain(name) and tensor.spec.numel:
+    if source.is_plain(name) and tensor.spec.numel and not source.record(name).boxes:
         mapped = maps[source.record(name).file]
         return _from_bytes(mapped, tensor.spec, offset=source.offset(name))
     return _from_bytes(bytearray(source.read(name, 0, tensor.spec.numel)), tensor.spec)

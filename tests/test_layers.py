@@ -28,7 +28,7 @@ LAYERS = (
     "lower compile",
     "plan strict target",
     "lookalikes identify execute.*",
-    "opened remarks uncollected placement output output_folder verify prepare",
+    "opened remarks uncollected placement output output_dcp output_folder verify prepare",
     "migrate",
     "report.*",
     "cli.*",

@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+import torch
 
-from tests.cli_project import Toy
+from tests.cli_project import BASE, Toy
+from tests.dcp_folders import handmade, rows
 
 _HEAVY = ("torch", "numpy", "rich", "packaging", "safetensors", "click.testing")
 _PROBE = (
@@ -37,10 +39,21 @@ _PROBE = (
         (["stamp", "old.safetensors", "base", "-o", "b.safetensors", "--no-model"], {"packaging"}),
         (["verify", "old.safetensors", "--no-model"], {"packaging"}),
         (["revision", "-m", "More"], {"packaging"}),
+        (["inspect", "dcp"], set()),
+        (["plan", "dcp"], {"packaging"}),
+        (["upgrade", "dcp", "-o", "new-dcp", "--no-model"], {"packaging"}),
+        (["upgrade", "dcp", "-o", "new.pt", "--no-model"], {"packaging"}),
+        (
+            ["upgrade", "old.safetensors", "-o", "d", "--to-format", "dcp", "--no-model"],
+            {"packaging"},
+        ),
     ],
 )
 def test_a_command_imports_nothing_heavy(toy: Toy, arguments: list[str], allowed: set[str]) -> None:
     toy.checkpoint()
+    if "dcp" in arguments:
+        tensors = {name: rows(torch.zeros(shape), *shape[:1]) for name, shape in BASE.items()}
+        handmade(toy.root / "dcp", tensors)
     code, *found = _probe(toy, arguments)
     assert code == "0"
     assert set(found) <= allowed

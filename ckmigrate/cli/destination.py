@@ -110,7 +110,7 @@ def place(
     verb: str,
     sharded: bool = False,
 ) -> Placement:
-    """The placement that the options ask for; `sharded` says that --max-shard-size is given.
+    """The placement that the options ask for; `sharded` says that an option asks for a folder.
 
     UsageError: CKM230 none or several of the three ways, CKM232 -o for several files or for a
     folder, CKM233 an option that does not go with the way, CKM234 two results for one file.
@@ -168,7 +168,7 @@ def _check_folder(out: Path | None, paths: Sequence[Path], *, in_place: bool) ->
 
     files = [path for path in paths if not folder_of(path).is_dir()] if in_place else []
     if files:
-        what = f"{files[0]} is a file, and --max-shard-size makes a folder"
+        what = f"{files[0]} is a file, and the result would be a folder"
         raise UsageError("CKM233", what, fix="Write a new folder: -o NAME/")
     if out is not None and is_file_name(out):
         what = f"{out.name} is the name of a file, and the result is a folder"

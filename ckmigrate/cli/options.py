@@ -62,6 +62,9 @@ _RESULT = (
     click.option("--ema", type=click.Choice(["drop"]), help="Leave averaged copies behind."),
     click.option("--max-shard-size", metavar="SIZE", help="Write a folder of such files, as 5GB."),
     click.option(
+        "--to-format", type=click.Choice(["dcp"]), help="Write a torch distributed checkpoint."
+    ),
+    click.option(
         "--max-memory",
         metavar="SIZE",
         help="Refuse a step of one checkpoint that needs more, as 2GiB.",
@@ -124,6 +127,7 @@ def make_request(
     ema: str | None = None,
     max_memory: str | None = None,
     max_shard_size: str | None = None,
+    to_format: str | None = None,
     verification: str | None = None,
 ) -> Request:
     """A request from the values of the options; UsageError for a bad --param or --max-memory."""
@@ -145,6 +149,7 @@ def make_request(
         unwrap=unwrap,
         max_memory=None if max_memory is None else parse_size(max_memory),
         max_shard_size=None if max_shard_size is None else max(1, parse_size(max_shard_size)),
+        to_format="dcp" if to_format == "dcp" else None,
         full_verify=verification == "full",
     )
 

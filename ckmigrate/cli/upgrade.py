@@ -40,6 +40,7 @@ from ckmigrate.migrate import (
     prepare,
     replays,
 )
+from ckmigrate.output import folder_format
 from ckmigrate.report.escape import printable
 from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data
 from ckmigrate.report.revisions import revision_text
@@ -79,7 +80,8 @@ def command(
     killed leaves at most a temporary file beside the target; the next run removes it.
 
     A folder of shards (with its config.json and whatever else is in it) is one checkpoint; give
-    the folder. It keeps its layout unless --max-shard-size asks for another.
+    the folder. It keeps its layout unless --max-shard-size asks for another. So is the folder of a
+    torch distributed checkpoint (DCP), from one rank or many.
 
     PATH may also be a folder, which is searched, or a pattern in quotes; --out-dir keeps the
     folders below it. After a failure no further checkpoint is begun, unless --keep-going; the exit
@@ -110,7 +112,7 @@ def migrate_all(
     output = {name: options.pop(name) for name in OUTPUT}
     batch = {name: options.pop(name) for name in BATCH}
     is_placed = any(output[name] for name in ("out", "out_dir", "in_place"))
-    sharded = options["max_shard_size"] is not None
+    sharded = options["max_shard_size"] is not None or options["to_format"] is not None
     verb = session.verb or ""
     collection = find(session, paths, output)
     placement = (
@@ -244,7 +246,7 @@ def _changes(prepared: Prepared) -> bool:
     beside = layout.path or layout.extras or layout.training_state or (folder and folder.others)
     bare = request.weights_only and beside
     unwraps = request.unwrap and layout.prefix
-    resized = request.max_shard_size is not None
+    resized = request.wants_folder and request.to_format != prepared.opened.stored.format
     return prepared.has_work or drops or bool(bare) or bool(unwraps) or resized
 
 
@@ -252,9 +254,11 @@ def _left_behind(prepared: Prepared, destination: Destination) -> str | None:
     """What a single file has no place for, of a source that is a folder."""
     stored = prepared.opened.stored
     beside = len(stored.files) - len(stored.folder.shards) if stored.folder else 0
-    if not beside or destination.folder:
+    result = folder_format(stored, prepared.request.to_format, prepared.request.max_shard_size)
+    if not beside or (destination.folder and result == stored.format):
         return None
-    return f"{counted(beside, 'file')} beside the shards stay there; the result is a single file"
+    kind = "another kind of folder" if destination.folder else "a single file"
+    return f"{counted(beside, 'file')} beside the shards stay there; the result is {kind}"
 
 
 def _nothing_to_do(prepared: Prepared, placement: Placement) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ckmigrate.errors import MigrationError
@@ -80,6 +80,7 @@ def fill(
 
     StorageError CKM760 where the bytes of a source do not fit their checksum.
     """
+    work = {key: _resolved(item, source) for key, item in work.items()}
     parts = [part for key, item in work.items() for part in _parts(key, image.slots[key], item)]
     summed = [part for part in parts if image.finish or _has_sum(part, source)]
     with running_sums(fd, [(part.offset, part.nbytes) for part in summed]) as sums:
@@ -92,6 +93,16 @@ def fill(
     for name in {name for item in work.values() for name in _copied(item)}:
         source.check(name)
     return _slot_sums(summed, found) if image.finish else {}
+
+
+def _resolved(item: Work, source: SourceFile) -> Work:
+    """With the ranges of a tensor that was saved in parts as ranges of these parts."""
+    if not isinstance(item.lowered, Copy):
+        return item
+    ranges: list[SourceRange | FillRange] = []
+    for part in item.lowered.ranges:
+        ranges += source.resolved(part) if isinstance(part, SourceRange) else (part,)
+    return replace(item, lowered=Copy(tuple(ranges)))
 
 
 def _parts(key: str, slot: Slot, item: Work) -> Iterator[_Part]:
@@ -210,8 +221,9 @@ def _pieces(item: Work, source: SourceFile, evaluator: Evaluator) -> Iterator[An
         for part in item.lowered.ranges:
             if isinstance(part, FillRange):
                 yield from _repeat(part)
-            else:
-                yield from _read_range(part, source)
+                continue
+            for range_ in source.resolved(part):
+                yield from _read_range(range_, source)
     else:
         for chunk in chunks(item.expr):
             yield _bytes(evaluator, chunk)

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_IMODE
 from typing import Final
@@ -54,6 +54,7 @@ from ckmigrate.formats.shard_index import with_shard_names
 __all__ = ["FolderImage", "NewFile", "commit_folder"]
 
 _LINKED_FROM: Final = 16 << 20
+_KEPT: Final = ".kept"
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _SHARD: Final = re.compile(r"(?P<stem>.+?)(-v[0-9]+)?(?P<rest>(-[0-9]{5,}-of-[0-9]{5,})?\.[^.]+)")
 
@@ -77,6 +78,9 @@ class FolderImage:
     index    the one that names the shards, if there is one
     carried  files that come along, by relative name
     empty    folders without files
+    replaced files of the old folder that the new one does without; None: what its index names. Then
+             the shards have names that the old folder does not have
+    interim  what files may say, by name, while the old index still counts and when the new one does
     """
 
     files: Mapping[str, NewFile]
@@ -84,6 +88,8 @@ class FolderImage:
     index: str | None = None
     carried: Mapping[str, Path] | None = None
     empty: tuple[str, ...] = ()
+    replaced: tuple[str, ...] | None = None
+    interim: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -129,7 +135,9 @@ def commit_folder(
 
 
 def _carried_size(image: FolderImage) -> int:
-    return sum(os.path.getsize(path) for path in (image.carried or {}).values())
+    """Bytes that may be copied; large files are linked."""
+    sizes = (os.path.getsize(path) for path in (image.carried or {}).values())
+    return sum(size for size in sizes if size < _LINKED_FROM)
 
 
 # --- building ---------------------------------------------------------------------------------
@@ -343,17 +351,63 @@ class _Run:
         """Make the old folder the new checkpoint by one rename of its index."""
         self._require_index_is_enough()
         old = self._old_shards()
-        names = self._renamed_shards() if self.image.index else {}
+        fresh = self._fresh_shards()
         with self._backup() as backup:
             committed = Committed(self.destination.path, backup)
-            with self._linked_shards(sorted(names.values()), old), signals_held():
-                check_unchanged(self.sources)
-                self._take_pivot()
+            with self._linked_shards(fresh, old), self._interim(), signals_held():
+                check_unchanged(self._without_interim())
+                self._take(self.image.pivot)
                 self.done.append(committed)
                 # Before the old shards go: a power cut must not bring back an index of theirs.
                 self._force(self.target)
+                self._settle_interim()
             self._remove_old_shards()
         return committed
+
+    def _fresh_shards(self) -> list[str]:
+        """The names that the new shards get, none of which the target has."""
+        if self.image.replaced is not None:
+            return sorted(self.image.shards)
+        return sorted(self._renamed_shards().values()) if self.image.index else []
+
+    @contextmanager
+    def _interim(self) -> Iterator[None]:
+        """What is right for both indexes, in the target; taken back where nothing was done."""
+        names = [name for name in self.image.interim if os.path.lexists(self.target / name)]
+        kept = self.stage.path / _KEPT
+        check_unchanged(self.sources)
+        if self.image.interim:
+            syscalls.mkdir(kept)
+            for name in names:
+                self._link(self.target / name, kept / name)
+        try:
+            for name, raw in self.image.interim.items():
+                draft = kept / f"{name}.new"
+                with _created(draft) as fd:
+                    syscalls.pwrite(fd, raw, offset=0)
+                    syscalls.chmod(fd, S_IMODE(syscalls.stat(self.stage.path / name).st_mode))
+                    syscalls.fsync(fd)
+                syscalls.rename(draft, self.target / name)
+                syscalls.fsync_folder(self.target)
+            yield
+        finally:
+            for name in self.image.interim if not self.done else ():
+                with suppress(OSError):
+                    if name in names:
+                        syscalls.rename(kept / name, self.target / name)
+                    else:
+                        syscalls.unlink(self.target / name)
+
+    def _without_interim(self) -> list[StoredFile]:
+        return [file for file in self.sources if file.path.name not in self.image.interim]
+
+    def _settle_interim(self) -> None:
+        """The files as they are to be; what stands there meanwhile is right as well."""
+        for name in self.image.interim:
+            with suppress(OSError):
+                self._take(name)
+        if self.image.interim:
+            self._force(self.target)
 
     def _remove_old_shards(self) -> None:
         try:
@@ -370,9 +424,10 @@ class _Run:
     def _require_index_is_enough(self) -> None:
         """CKM770 where more than shards and their index would have to change at once."""
         pivot, carried = self.image.pivot, self.image.carried or {}
-        old = self._old_shards()
+        old = (*self._old_shards(), *self.image.interim)
+        own = (*self.image.shards, *self.image.interim, pivot)
         here = {name for name in _files_in(self.target) if name not in (*old, pivot)}
-        new = {name for name in self.image.files if name not in (*self.image.shards, pivot)}
+        new = {name for name in self.image.files if name not in own}
         if not new and here == set(carried) and os.path.lexists(self.target / pivot):
             return
         names = sorted(new | (here ^ set(carried))) or [pivot]
@@ -386,6 +441,8 @@ class _Run:
         )
 
     def _old_shards(self) -> list[str]:
+        if self.image.replaced is not None:
+            return sorted(self.image.replaced)
         if self.image.index is None:
             return [self.image.pivot]
         return sorted(_index_names(self.target / self.image.pivot))
@@ -453,8 +510,8 @@ class _Run:
                 fix="Write a new folder with -o. Nothing was changed.",
             ) from error
 
-    def _take_pivot(self) -> None:
-        source, target = self.stage.path / self.image.pivot, self.target / self.image.pivot
+    def _take(self, name: str) -> None:
+        source, target = self.stage.path / name, self.target / name
         fd = syscalls.open_fd(source, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             syscalls.rename(source, target)

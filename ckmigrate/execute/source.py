@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckmigrate.errors import StorageError
@@ -14,7 +16,7 @@ from ckmigrate.execute.checksums import joined, sum_of
 from ckmigrate.expr import row_major
 from ckmigrate.formats.base import FileIdentity, Record, Stored, StoredFile
 from ckmigrate.formats.open_checkpoint import open_regular
-from ckmigrate.formats.tree import Tensor
+from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.lower import SourceRange
 from ckmigrate.spec import DType
 
@@ -29,13 +31,14 @@ _MOST_OPEN = 64
 
 
 def is_plain(tensor: Tensor, record: Record) -> bool:
-    """Whether the tensor's data is one contiguous little-endian range of the file."""
+    """Whether the tensor's data is one contiguous little-endian range of the file, or ranges of
+    several one after the other."""
     strides = tuple(
         0 if size == 1 else stride
         for size, stride in zip(tensor.spec.shape, tensor.strides, strict=True)
     )
     swapped = record.big_endian and tensor.spec.dtype.bits > 8
-    lazy = tensor.conj or tensor.neg
+    lazy = tensor.conj or tensor.neg or record.scattered
     return not lazy and not swapped and strides == row_major(tensor.spec.shape)
 
 
@@ -109,7 +112,8 @@ class SourceFile:
     def __init__(self, fds: Descriptors, stored: Stored, tensors: Mapping[str, Tensor]) -> None:
         self.fds = fds
         self._stored = stored
-        self._tensors = tensors
+        self._tensors = dict(tensors)
+        self._ends: dict[str, list[int]] = {}
         self._checked: set[str] = set()
         self._values: tuple[str, Items] | None = None
 
@@ -119,6 +123,32 @@ class SourceFile:
     def is_plain(self, name: str) -> bool:
         tensor = self._tensors[name]
         return tensor.spec.numel == 0 or is_plain(tensor, self.record(name))
+
+    def resolved(self, item: SourceRange) -> Iterator[SourceRange]:
+        """The range, or its parts where the tensor was saved in several; each of one record."""
+        tensor, record = self._tensors[item.name], self.record(item.name)
+        if not record.boxes:
+            yield item
+            return
+        ends = self._ends.get(tensor.storage.key)
+        if ends is None:
+            sizes = (box.tensor.spec.nbytes for box in record.boxes)
+            ends = self._ends[tensor.storage.key] = list(accumulate(sizes))
+        start = item.start + tensor.offset * tensor.spec.dtype.bits // 8
+        stop = start + item.nbytes
+        number = bisect_right(ends, start)
+        while start < stop:
+            begin = ends[number] - record.boxes[number].tensor.spec.nbytes
+            nbytes = min(ends[number], stop) - start
+            yield SourceRange(self._part(tensor.storage.key, record, number), start - begin, nbytes)
+            start += nbytes
+            number += 1
+
+    def _part(self, key: str, record: Record, number: int) -> str:
+        """A name for one box; no entry of a file that has boxes has one like it."""
+        name = f"\0{key}\0{number}"
+        self._tensors.setdefault(name, record.boxes[number].tensor)
+        return name
 
     def fd(self, name: str) -> int:
         """The open file that the bytes of a tensor are in; it may be closed by the next call."""
@@ -195,10 +225,17 @@ class SourceFile:
         if count == 0:
             return b""
         if self.is_plain(name):
-            return self._read_new(name, first * bits // 8, count * bits // 8)
-        self.check(name)
-        values = self._materialise(name, tensor)
-        return values[first : first + count].tobytes()
+            whole = SourceRange(name, first * bits // 8, count * bits // 8)
+            return self._read_resolved(whole)
+        if self._values is None or self._values[0] != name:
+            self._values = (name, self._materialise(name, tensor))
+        return self._values[1][first : first + count].tobytes()
+
+    def _read_resolved(self, item: SourceRange) -> bytes | memoryview:
+        if not self.record(item.name).boxes:
+            return self._read_new(item.name, item.start, item.nbytes)
+        parts = self.resolved(item)
+        return b"".join(self._read_new(part.name, part.start, part.nbytes) for part in parts)
 
     def _read_new(self, name: str, start: int, nbytes: int) -> memoryview:
         """Bytes of a plain tensor in memory of their own; a record is summed as it is read."""
@@ -216,9 +253,8 @@ class SourceFile:
         return data
 
     def _materialise(self, name: str, tensor: Tensor) -> Items:
-        """Row-major little-endian values of a strided, big-endian or lazily negated tensor."""
-        if (kept := self._values) is not None and kept[0] == name:
-            return kept[1]
+        """Row-major little-endian values of a strided, big-endian or lazily negated tensor, or one
+        that is put together from boxes."""
         import numpy as np
 
         from ckmigrate.execute.items import item_type
@@ -226,7 +262,12 @@ class SourceFile:
         dtype, shape = tensor.spec.dtype, tensor.spec.shape
         width = dtype.bits // 8
         span = 1 + sum((n - 1) * st for n, st in zip(shape, tensor.strides, strict=True))
-        data = self.read_bytes(name, 0, span * width)
+        if self.record(name).boxes:
+            begin = tensor.offset * width
+            data = self._assembled(tensor.storage)[begin : begin + span * width]
+        else:
+            self.check(name)
+            data = self.read_bytes(name, 0, span * width)
         part = np.dtype(f"u{_component(dtype)}")
         numbers = np.frombuffer(data, dtype=part)
         if self.record(name).big_endian:
@@ -234,9 +275,23 @@ class SourceFile:
         flat = np.frombuffer(numbers.tobytes(), dtype=item_type(dtype))
         steps = tuple(stride * width for stride in tensor.strides)
         values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, shape, steps))
-        values = _with_signs(values.reshape(-1), dtype, conj=tensor.conj, neg=tensor.neg)
-        self._values = (name, values)
-        return values
+        return _with_signs(values.reshape(-1), dtype, conj=tensor.conj, neg=tensor.neg)
+
+    def _assembled(self, storage: Storage) -> bytes:
+        """The bytes of a Storage that was saved in boxes."""
+        import numpy as np
+
+        from ckmigrate.execute.items import item_type
+
+        record = self._stored.records[storage.key]
+        item = item_type(storage.dtype)
+        values = np.empty(record.shape, item)
+        for number, box in enumerate(record.boxes):
+            data = self.read(self._part(storage.key, record, number), 0, box.tensor.spec.numel)
+            sizes = box.tensor.spec.shape
+            place = tuple(slice(o, o + n) for o, n in zip(box.offsets, sizes, strict=True))
+            values[place] = np.frombuffer(data, item).reshape(sizes)
+        return values.tobytes()
 
 
 def _component(dtype: DType) -> int:

@@ -25,6 +25,7 @@ from ckmigrate.errors import StorageError
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.lock import already_running
 from ckmigrate.execute.temporary import NAME, is_dead, key_of, names_in, new_name
+from ckmigrate.formats.dcp_tag import METADATA
 
 __all__ = [
     "JOURNAL",
@@ -181,4 +182,15 @@ def _named_by_indexes(folder: Path) -> set[str]:
                 used.update(json.loads((folder / name).read_bytes())["weight_map"].values())
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise OSError(f"{name} cannot be read: {error}") from error
+        elif name == METADATA:
+            used.update(_named_by_metadata(folder / name))
     return used
+
+
+def _named_by_metadata(path: Path) -> tuple[str, ...]:
+    from ckmigrate.formats.dcp_metadata import file_names
+
+    try:
+        return file_names(path.read_bytes())
+    except StorageError as error:
+        raise OSError(f"{path.name} cannot be read: {error}") from error

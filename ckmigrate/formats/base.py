@@ -10,9 +10,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ckmigrate.formats.dcp_metadata import DcpMetadata
+    from ckmigrate.formats.tree import Tensor
 
 __all__ = [
+    "Box",
     "Container",
     "FileIdentity",
     "FileImage",
@@ -24,7 +29,7 @@ __all__ = [
     "StoredFile",
 ]
 
-Format = Literal["safetensors", "torch", "sharded"]
+Format = Literal["safetensors", "torch", "sharded", "dcp"]
 Container = Literal["safetensors", "torch"]
 
 
@@ -51,24 +56,44 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A part of a tensor that is stored by itself, with a Storage and a Record of its own: where
+    it begins in each dimension, and its values."""
+
+    offsets: tuple[int, ...]
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Where the bytes of one Storage lie: absolute file offset, size, CRC-32 if the file has one,
-    whether multi-byte elements are big-endian, and in which of the checkpoint's files."""
+    whether multi-byte elements are big-endian, and in which of the checkpoint's files.
+
+    A Storage that was saved in several parts has no place of its own:
+
+    boxes      its parts, in row-major order of where they begin; `file` is that of the first
+    shape      what the offsets of the boxes count in
+    scattered  whether the bytes of the boxes, one box after the other, are not yet the Storage's
+    """
 
     offset: int
     nbytes: int
     crc: int | None = None
     big_endian: bool = False
     file: int = 0
+    boxes: tuple[Box, ...] = ()
+    shape: tuple[int, ...] = ()
+    scattered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
     """What a checkpoint that is a folder has beside its tensors.
 
-    container    what each shard is
+    container    what each shard is; of a DCP folder: what each tensor in its files is
     shards       names of the files that hold tensors; the first of `Stored.files`
-    index        name of the index file; None where the folder is a single file of weights
+    index        name of the index file, or ".metadata"; None where the folder is a single file of
+                 weights
     totals       keys of the index's metadata that say sizes, which are worked out anew
     config       the text of config.json; None where there is none
     others       relative paths of all other files
@@ -101,6 +126,7 @@ class Stored:
     details   remarks of the reader for `inspect`, such as {"container": "zip"} or "legacy"
     folder    of a checkpoint of several files: what else it consists of
     parts     of a folder: every file of it, the shards first, `Record.file` counts in these
+    dcp       of a DCP folder: what its .metadata says
     """
 
     path: Path
@@ -114,6 +140,7 @@ class Stored:
     folder: Folder | None = None
     parts: tuple[StoredFile, ...] = ()
     tag_fault: str | None = None
+    dcp: DcpMetadata | None = None
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -128,7 +155,7 @@ class Stored:
     @property
     def is_flat(self) -> bool:
         """Whether the tree is the tensors by name and nothing else."""
-        return self.format != "torch"
+        return self.format not in ("torch", "dcp")
 
 
 @dataclass(frozen=True, slots=True)

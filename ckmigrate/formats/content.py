@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["PICKLE", "Foreign", "foreign"]
+__all__ = ["PICKLE", "PICKLE_START", "Foreign", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Foreign:
 _UNPACK: Final = "Unpack it and give the checkpoint inside."
 _ARRAYS: Final = "Load it with numpy and save the arrays with safetensors.numpy.save_file."
 _DOWNLOAD: Final = "Download the checkpoint again."
+
+PICKLE_START: Final = b"\x80"
 
 # Of a file that begins so, the reader of torch's old format may know better.
 PICKLE: Final = Foreign(

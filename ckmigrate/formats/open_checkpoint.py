@@ -14,7 +14,8 @@ from typing import Final, Never
 from ckmigrate.errors import StorageError
 from ckmigrate.formats import safetensors
 from ckmigrate.formats.base import Stored
-from ckmigrate.formats.content import PICKLE, Foreign, foreign
+from ckmigrate.formats.content import PICKLE, PICKLE_START, Foreign, foreign
+from ckmigrate.formats.dcp_tag import METADATA
 from ckmigrate.formats.read_at import read_at
 
 __all__ = ["is_checkpoint_folder", "open_checkpoint", "open_regular"]
@@ -34,6 +35,10 @@ def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
     reader of its format raises.
     """
     names = tuple(carry)
+    if _is_dcp(path):
+        from ckmigrate.formats.dcp import read_dcp
+
+        return read_dcp(path, open_regular, _text, names)
     if os.path.isdir(path) or path.name.endswith(".index.json"):
         from ckmigrate.formats.sharded import read_folder
 
@@ -45,7 +50,21 @@ def is_checkpoint_folder(names: Collection[str]) -> bool:
     """Whether a folder with these names in it is one checkpoint, and not a folder of several."""
     from ckmigrate.formats.sharded import holds_weights
 
-    return holds_weights(names)
+    is_dcp = METADATA in names and any(name.endswith(".distcp") for name in names)
+    return is_dcp or holds_weights(names)
+
+
+def _is_dcp(path: Path) -> bool:
+    """Whether a path is the `.metadata` of a torch distributed checkpoint, or a folder with one
+    that is not meant otherwise: files of that name are used by others too."""
+    file = path / METADATA if os.path.isdir(path) else path
+    if file.name != METADATA or not file.is_file():
+        return False
+    fd = open_regular(file)
+    try:
+        return file is path or os.pread(fd, 1, 0) == PICKLE_START
+    finally:
+        os.close(fd)
 
 
 def _open_file(path: Path, carry: tuple[str, ...]) -> Stored:

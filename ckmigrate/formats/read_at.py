@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from ckmigrate.errors import StorageError
 
-__all__ = ["read_at"]
+__all__ = ["Region", "read_at"]
 
 
-def read_at(fd: int, offset: int, nbytes: int, *, where: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The open file `fd` from byte `begin` on, read as if it began there."""
+
+    fd: int
+    begin: int
+
+
+def read_at(fd: int | Region, offset: int, nbytes: int, *, where: str) -> bytes:
     """Exactly `nbytes` from `offset`; StorageError CKM707 where the file ends before, or fails."""
+    if isinstance(fd, Region):
+        return read_at(fd.fd, fd.begin + offset, nbytes, where=where)
     parts: list[bytes] = []
     while nbytes:
         try:

@@ -16,18 +16,12 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_ISREG
 from typing import Final, Never
 
 from ckmigrate.errors import StorageError
-from ckmigrate.formats.base import (
-    Container,
-    FileIdentity,
-    Folder,
-    Record,
-    Stored,
-    StoredFile,
-)
+from ckmigrate.formats.base import Container, Folder, Record, Stored, StoredFile
+from ckmigrate.formats.dcp_tag import METADATA
+from ckmigrate.formats.folder_listing import list_folder
 from ckmigrate.formats.safetensors import TIED
 from ckmigrate.formats.shard_index import INDEX_SUFFIX, Index, json_object, parse_index
 from ckmigrate.formats.tree import Storage, Tensor
@@ -40,7 +34,6 @@ CONFIG: Final = "config.json"
 JSON_ROOTS: Final = ("config", "index")
 
 _KINDS: Final[tuple[tuple[str, str], ...]] = (("model", ".safetensors"), ("pytorch_model", ".bin"))
-_MOST_FILES: Final = 100_000
 
 ReadFile = Callable[[Path], Stored]
 
@@ -51,8 +44,9 @@ def is_index_name(name: str) -> bool:
 
 
 def folder_of(path: Path) -> Path:
-    """The checkpoint that a path stands for: of an index, the folder that it is in."""
-    return path.parent if is_index_name(path.name) and path.is_file() else path
+    """The checkpoint that a path stands for: of an index or a .metadata, the folder it is in."""
+    is_part = is_index_name(path.name) or path.name == METADATA
+    return path.parent if is_part and path.is_file() else path
 
 
 def holds_weights(names: Collection[str]) -> bool:
@@ -105,7 +99,7 @@ def _read(parts: _Parts, read_file: ReadFile, read_text: Callable[[Path], bytes]
     container = _container(parts, shards)
     tensors, records = _joined(parts, shards)
     tag, fault = _tag(parts, shards)
-    listing = _listing(parts)
+    listing = list_folder(parts.root)
     config = read_text(parts.root / CONFIG) if CONFIG in listing.files else None
     beside = [parts.index_name] if parts.index_name else []
     others = tuple(name for name in listing.files if name not in (*parts.shards, *beside, CONFIG))
@@ -201,50 +195,6 @@ def _require_present(root: Path, index_name: str, shards: Sequence[str]) -> None
             why="The index names them, and they are not in its folder.",
             fix="Download the rest of the checkpoint.",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    files: Mapping[str, FileIdentity]
-    empty: tuple[str, ...]
-    odd: tuple[str, ...]
-
-
-def _listing(parts: _Parts) -> _Listing:
-    """Everything in the folder, by relative path; links to files count as files."""
-    files: dict[str, FileIdentity] = {}
-    empty: list[str] = []
-    odd: list[str] = []
-    for base, folders, names in os.walk(parts.root):
-        folders.sort()
-        relative = os.path.relpath(base, parts.root)
-        inside = "" if relative == "." else f"{relative}/"
-        odd += [inside + name for name in folders if os.path.islink(os.path.join(base, name))]
-        if inside and not folders and not names:
-            empty.append(relative)
-        for name in sorted(names):
-            identity = _identity(os.path.join(base, name))
-            if identity is None:
-                odd.append(inside + name)
-            else:
-                files[inside + name] = identity
-        if len(files) > _MOST_FILES:
-            raise StorageError(
-                "CKM765",
-                f"{parts.root.name or parts.root} holds more than {_MOST_FILES} files",
-                where=str(parts.root),
-                why="All files of the folder belong to the checkpoint and are carried along.",
-                fix="Move the checkpoint into a folder of its own.",
-            )
-    return _Listing(files, tuple(empty), tuple(odd))
-
-
-def _identity(path: str) -> FileIdentity | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return FileIdentity.of(found) if S_ISREG(found.st_mode) else None
 
 
 # --- what they say together -------------------------------------------------------------------

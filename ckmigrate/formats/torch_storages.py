@@ -39,9 +39,11 @@ class StorageTable:
     """The storages that the persistent ids of one file name, one node for each.
 
     storages  by key, in the order in which the file names them
+    prefix    what the keys of its storages begin with, where the file is one of several
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
         self.storages: dict[str, Storage] = {}
         self._empty: dict[tuple[str, DType], Storage] = {}
 
@@ -74,7 +76,7 @@ class StorageTable:
         empty one has none that matters, and torch saves all empty ones under one key."""
         if isinstance(claim.numel, bool) or not 0 <= claim.nbytes <= _LARGEST:
             raise BadPickle(f"storage {claim.key!r:.60} has an impossible size")
-        made = Storage(claim.key, claim.dtype, claim.nbytes, claim.location)
+        made = Storage(self.prefix + claim.key, claim.dtype, claim.nbytes, claim.location)
         first = self.storages.setdefault(claim.key, made)
         if (first.nbytes, first.device) != (made.nbytes, made.device):
             raise BadPickle(f"storage {claim.key!r} is named with two sizes or places")

@@ -14,20 +14,21 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import FileIdentity, FileImage, Record, Stored
 from ckmigrate.formats.pickle_tree import dumps, loads
-from ckmigrate.formats.read_at import read_at
+from ckmigrate.formats.read_at import Region, read_at
 from ckmigrate.formats.torch_storages import StorageTable
 from ckmigrate.formats.torch_tag import TAG_RECORD, take_tag, with_tag
 from ckmigrate.formats.tree import Storage
 from ckmigrate.formats.zip_archive import Archive, Entry, read_archive
 from ckmigrate.formats.zip_image import ALIGNMENT, Member, zip_image
 
-__all__ = ["image", "is_torch_zip", "read"]
+__all__ = ["image", "is_torch_zip", "read", "read_part"]
 
 _PICKLE: Final = "data.pkl"
 _LARGEST_PICKLE: Final = 1 << 29
@@ -64,27 +65,44 @@ def read(path: Path, fd: int, stat: os.stat_result, carry: Sequence[str] = ()) -
     CKM715 a crooked or damaged archive, CKM716 a tag that is none.
     """
     where = str(path)
-    archive = read_archive(fd, stat.st_size, where=where)
-    _check_kind(archive, where)
-    big_endian = _byte_order(fd, archive, where) == "big"
-    sizes = _storage_sizes(archive)
-    table = StorageTable()
-    tree = loads(
-        _record(fd, archive, _PICKLE, _LARGEST_PICKLE, where),
-        persistent=lambda claim: table.load_record(claim, sizes),
-        carry=carry,
-        source=f"{where}, {_PICKLE}",
-    )
+    archive, table, tree, records = _contents(fd, stat.st_size, "", where=where, carry=carry)
     tree, tag = take_tag(tree, _tag_record(fd, archive, where), where=where)
     return Stored(
         path=path,
         format="torch",
         identity=FileIdentity.of(stat),
         tree=tree,
-        records=_records(archive, table, big_endian),
+        records=records,
         tag=tag,
-        details=_details(archive, table, sizes),
+        details=_details(archive, table, _storage_sizes(archive)),
     )
+
+
+def read_part(
+    region: Region, size: int, prefix: str, *, where: str, carry: Sequence[str] = ()
+) -> tuple[object, dict[str, Record]]:
+    """The tree and the records of an archive of `size` bytes inside a larger file, as `read` has
+    them; offsets count from the beginning of that file, `prefix` is put before the keys."""
+    _, _, tree, records = _contents(region, size, prefix, where=where, carry=carry)
+    moved = {k: replace(r, offset=region.begin + r.offset) for k, r in records.items()}
+    return tree, moved
+
+
+def _contents(
+    fd: int | Region, size: int, prefix: str, *, where: str, carry: Sequence[str]
+) -> tuple[Archive, StorageTable, object, dict[str, Record]]:
+    archive = read_archive(fd, size, where=where)
+    _check_kind(archive, where)
+    big_endian = _byte_order(fd, archive, where) == "big"
+    sizes = _storage_sizes(archive)
+    table = StorageTable(prefix)
+    tree = loads(
+        _record(fd, archive, _PICKLE, _LARGEST_PICKLE, where),
+        persistent=lambda claim: table.load_record(claim, sizes),
+        carry=carry,
+        source=f"{where}, {_PICKLE}",
+    )
+    return archive, table, tree, _records(archive, table, big_endian)
 
 
 def image(
@@ -145,7 +163,7 @@ def _check_kind(archive: Archive, where: str) -> None:
         raise _damaged(f"the zip archive has no {_PICKLE}", where, "torch.save writes one")
 
 
-def _byte_order(fd: int, archive: Archive, where: str) -> str:
+def _byte_order(fd: int | Region, archive: Archive, where: str) -> str:
     for name in ("version", ".data/version"):
         text = _note(fd, archive, name, where)
         if text is not None and not (text.isdecimal() and int(text) in _VERSIONS):
@@ -157,7 +175,7 @@ def _byte_order(fd: int, archive: Archive, where: str) -> str:
     return order or "little"
 
 
-def _note(fd: int, archive: Archive, name: str, where: str) -> str | None:
+def _note(fd: int | Region, archive: Archive, name: str, where: str) -> str | None:
     """The text of a short record; None when there is none."""
     if name not in archive.entries:
         return None
@@ -165,7 +183,7 @@ def _note(fd: int, archive: Archive, name: str, where: str) -> str | None:
     return raw.decode("ascii", "replace").strip()
 
 
-def _record(fd: int, archive: Archive, name: str, limit: int, where: str) -> bytes:
+def _record(fd: int | Region, archive: Archive, name: str, limit: int, where: str) -> bytes:
     """A record that is read whole, checked against its CRC-32."""
     entry = archive.entries[name]
     if entry.size > limit:
@@ -177,7 +195,7 @@ def _record(fd: int, archive: Archive, name: str, limit: int, where: str) -> byt
     return raw
 
 
-def _tag_record(fd: int, archive: Archive, where: str) -> str | None:
+def _tag_record(fd: int | Region, archive: Archive, where: str) -> str | None:
     if TAG_RECORD not in archive.entries:
         return None
     try:
@@ -197,7 +215,7 @@ def _storage_sizes(archive: Archive) -> dict[str, int]:
 
 
 def _records(archive: Archive, table: StorageTable, big_endian: bool) -> dict[str, Record]:
-    entries = {key: archive.entries[f"data/{key}"] for key in table.storages}
+    entries = {node.key: archive.entries[f"data/{key}"] for key, node in table.storages.items()}
     return {key: _as_record(entry, big_endian) for key, entry in entries.items()}
 
 

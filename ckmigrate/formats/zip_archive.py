@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Final
 
 from ckmigrate.errors import StorageError
-from ckmigrate.formats.read_at import read_at
+from ckmigrate.formats.read_at import Region, read_at
 from ckmigrate.formats.zip_headers import (
     CENTRAL,
     CENTRAL_ID,
@@ -73,8 +73,8 @@ class _Listed:
     header: int
 
 
-def read_archive(fd: int, size: int, *, where: str) -> Archive:
-    """The directory of the archive of `size` bytes that `fd` is open on.
+def read_archive(fd: int | Region, size: int, *, where: str) -> Archive:
+    """The directory of the archive of `size` bytes that `fd` is open on, or that begins there.
 
     Raises StorageError CKM715 for an archive that two readers could understand differently, and
     CKM707 when the file cannot be read.
@@ -86,7 +86,7 @@ def read_archive(fd: int, size: int, *, where: str) -> Archive:
         raise StorageError("CKM715", crooked.what, where=where, why=crooked.why, fix=fix) from None
 
 
-def _archive(fd: int, size: int, where: str) -> Archive:
+def _archive(fd: int | Region, size: int, where: str) -> Archive:
     begin, length, count = _directory(fd, size, where)
     listed = list(_central(read_at(fd, begin, length, where=where), count))
     names = _names(listed)
@@ -103,7 +103,7 @@ def _archive(fd: int, size: int, where: str) -> Archive:
 # --- the directory ----------------------------------------------------------------------------
 
 
-def _directory(fd: int, size: int, where: str) -> tuple[int, int, int]:
+def _directory(fd: int | Region, size: int, where: str) -> tuple[int, int, int]:
     """Offset and length of the central directory, and the number of its lines."""
     if size < END.size:
         raise Crooked("the file is too short to be a zip archive")
@@ -127,7 +127,7 @@ def _directory(fd: int, size: int, where: str) -> tuple[int, int, int]:
 
 
 def _directory64(
-    fd: int, locator: int, raw: bytes, small: tuple[int, ...], where: str
+    fd: int | Region, locator: int, raw: bytes, small: tuple[int, ...], where: str
 ) -> tuple[int, int, int, int]:
     """The 64-bit end record; where the 32-bit one has room for a number, it must be the same."""
     _, disk, offset, disks = LOCATOR.unpack(raw)
@@ -223,7 +223,7 @@ def _is_folder(name: str) -> bool:
 # --- the headers before the data ----------------------------------------------------------------
 
 
-def _local(fd: int, limit: int, line: _Listed, name: str, where: str) -> tuple[Entry, int]:
+def _local(fd: int | Region, limit: int, line: _Listed, name: str, where: str) -> tuple[Entry, int]:
     """The entry behind a line of the directory, and where everything about it ends."""
     if line.header + LOCAL.size > limit:
         raise Crooked(f"entry {shown(line.name)} begins outside of the archive")
@@ -254,7 +254,7 @@ def _local_sizes(extra: bytes, size: int, packed: int, line: _Listed) -> tuple[i
 
 
 def _checked(
-    fd: int, limit: int, line: _Listed, begin: int, found: tuple[int, int, int], where: str
+    fd: int | Region, limit: int, line: _Listed, begin: int, found: tuple[int, int, int], where: str
 ) -> tuple[Entry, int]:
     """`found` is what the local header says: CRC and the two sizes, or zeros when a descriptor
     behind the data says it."""

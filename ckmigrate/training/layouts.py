@@ -326,13 +326,25 @@ class _Search:
 
 def _is_optimizer(node: object) -> bool:
     entries = entries_of(node)
+    if entries is not None and _is_flat_optimizer(entries):
+        return True
     if entries is None or not isinstance(entries.get("param_groups"), list | tuple):
         return False
     return entries_of(entries.get("state")) is not None
 
 
+def _is_flat_optimizer(entries: Mapping[object, object]) -> bool:
+    """State that torch has flattened for distributed checkpoints: `state.layer.weight.exp_avg` and
+    `param_groups.layer.weight.lr`; or groups alone, of an optimizer that keeps no state."""
+    flat = all(isinstance(key, str) and "." in key for key in entries)
+    heads = {str(key).partition(".")[0] for key in entries} if flat else set()
+    return "param_groups" in heads and heads <= {"state", "param_groups"}
+
+
 def _describe_optimizer(node: object) -> str:
     entries = entries_of(node) or {}
+    if _is_flat_optimizer(entries):
+        return f"optimizer state, {sum(isinstance(v, Tensor) for v in entries.values())} tensors"
     state = entries_of(entries["state"]) or {}
     return f"optimizer state of {len(state)} parameters"
 

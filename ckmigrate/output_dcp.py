@@ -1,0 +1,290 @@
+"""The DCP folder that a plan becomes: which data files stay, and what one new file holds.
+
+Entries that only change their names keep their chunks, and `.metadata` says where those are. What
+is new stands in one data file, each tensor as one chunk. A data file of which less than half would
+still be used is not carried along; what is left of it is written anew.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ckmigrate.errors import StorageError
+from ckmigrate.execute.fill import Work
+from ckmigrate.expr import sources
+from ckmigrate.formats import torch_zip
+from ckmigrate.formats.base import FileImage, Slot, Stored
+from ckmigrate.formats.dcp_metadata import (
+    BytesItem,
+    Chunk,
+    DcpMetadata,
+    Item,
+    Place,
+    TensorItem,
+    new_metadata,
+    plain_properties,
+    render_metadata,
+)
+from ckmigrate.formats.dcp_tag import METADATA, TAG_FILE, digest_of, render_tags
+from ckmigrate.formats.dcp_tree import leaves_of
+from ckmigrate.formats.tree import Object, Tensor
+from ckmigrate.formats.tree_paths import Path, child
+from ckmigrate.formats.zip_image import ALIGNMENT
+from ckmigrate.output import Output, OutputFile, new_tensors, result_tree, torch_work
+from ckmigrate.plan import Entry, Plan
+from ckmigrate.training.layouts import Layout
+
+__all__ = ["make_dcp"]
+
+_ZIP_KEY: Final = "{number}/{key}"
+
+
+def make_dcp(
+    plan: Plan,
+    stored: Stored,
+    layout: Layout,
+    tree: object,
+    *,
+    gone: Sequence[Path],
+    tag: str,
+    unwrap: bool,
+    weights_only: bool,
+) -> Output:
+    """The output folder of a plan; the arguments are those of `make_output`.
+
+    StorageError CKM735 where two entries would have one name, CKM740 where something besides the
+    weights would be lost without weights_only, CKM772 where a file cannot come along.
+    """
+    made = new_tensors(plan, stored, layout)
+    result = result_tree(
+        plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
+    )
+    prefix = "" if unwrap else layout.prefix
+    base = () if weights_only or stored.is_flat else layout.path
+    entries = {(*base, prefix + entry.name): entry for entry in plan.entries}
+    old = stored.dcp or new_metadata()
+    leaves = tuple(_leaves(result, old, stored, layout, entries))
+    _require_distinct(leaves)
+    kept_files = _kept_files(leaves, stored)
+    others = stored.folder.others if stored.folder and stored.dcp and not weights_only else ()
+    _require_carried(stored, weights_only=weights_only)
+    writer = _Writer(plan.entries, made, stored, layout, _free_name(stored))
+    items = {leaf.name: writer.item(leaf, kept_files) for leaf in leaves}
+    paths = {leaf.name: leaf.path for leaf in leaves}
+    nested = old.nested or any(path != (name,) for name, path in paths.items())
+    metadata = render_metadata(DcpMetadata(items, paths, nested, old.root))
+    files = {METADATA: _text(metadata), **writer.files()}
+    tags = [(digest_of(metadata), tag)]
+    files[TAG_FILE] = _text(render_tags(tags))
+    left = {str(path[0]) for path in gone}
+    used = {place.file for item in items.values() for place in item.places}
+    data = stored.folder.shards if stored.folder and stored.dcp else ()
+    return Output(
+        "dcp",
+        files,
+        writer.tensors,
+        tuple(writer.files()),
+        METADATA,
+        (*(name for name in data if name in used), *(n for n in others if n not in left)),
+        stored.folder.empty if stored.folder and others else (),
+        tuple(name for name in data if name not in used),
+        {TAG_FILE: render_tags([*_old_tags(stored), *tags])},
+    )
+
+
+def _old_tags(stored: Stored) -> list[tuple[str, str]]:
+    return [(stored.dcp.digest, stored.tag)] if stored.dcp and stored.tag else []
+
+
+def _text(raw: bytes) -> OutputFile:
+    return OutputFile(FileImage(len(raw), ((0, raw),), {}))
+
+
+def _free_name(stored: Stored) -> str:
+    """The name of the new data file; one that nothing in the source folder has."""
+    taken = {file.path.name for file in stored.files} if stored.dcp else set()
+    number = 0
+    while f"__0_{number}.distcp" in taken:
+        number += 1
+    return f"__0_{number}.distcp"
+
+
+def _require_carried(stored: Stored, *, weights_only: bool) -> None:
+    if stored.dcp and stored.folder and stored.folder.odd and not weights_only:
+        raise StorageError(
+            "CKM772",
+            f"{len(stored.folder.odd)} entries of the folder cannot be carried along",
+            where=str(stored.path),
+            details=stored.folder.odd[:10],
+            why="They are links that lead to no file, links to folders, or no files at all.",
+            fix="Move them out of the folder, or leave all other files behind: --weights-only.",
+        )
+
+
+# --- what the result consists of --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """One entry of the result.
+
+    entry  of the plan, for a tensor of the weights
+    kept   what the source says of it, where it is the same there
+    """
+
+    name: str
+    path: Path
+    node: object
+    entry: Entry | None = None
+    kept: Item | None = None
+
+
+def _leaves(
+    result: object,
+    old: DcpMetadata,
+    stored: Stored,
+    layout: Layout,
+    entries: Mapping[Path, Entry],
+) -> Iterator[_Leaf]:
+    known = _Known(old, stored)
+    for path, node in leaves_of(result, known.whole):
+        entry = entries.get(path)
+        if entry is None:
+            name = known.same(path, node)
+        elif entry.is_unchanged and stored.dcp is not None:
+            (source,) = sources(entry.expr)
+            name = known.by_path.get((*layout.path, layout.prefix + source))
+        else:
+            name = None
+        kept = None if name is None else old.items[name]
+        own = name if name is not None and old.paths[name] == path else None
+        yield _Leaf(own or ".".join(map(str, path)), path, node, entry, kept)
+
+
+class _Known:
+    """What the source has at its paths.
+
+    by_path  names of entries
+    whole    nodes that were one entry
+    """
+
+    def __init__(self, old: DcpMetadata, stored: Stored) -> None:
+        self.by_path = {path: name for name, path in old.paths.items()}
+        self.whole = {path: child(stored.tree, path) for path in self.by_path}
+        # Numbers and texts are one object wherever they stand; these are not.
+        self._by_id = {
+            id(node): self.by_path[path]
+            for path, node in self.whole.items()
+            if isinstance(node, Tensor | Object | dict | list)
+        }
+
+    def same(self, path: Path, node: object) -> str | None:
+        """The name of the entry that this node was, there or elsewhere."""
+        if path in self.whole and self.whole[path] is node:
+            return self.by_path[path]
+        return self._by_id.get(id(node))
+
+
+def _require_distinct(leaves: Sequence[_Leaf]) -> None:
+    name, count = Counter(leaf.name for leaf in leaves).most_common(1)[0] if leaves else ("", 0)
+    if count > 1:
+        what = f"two entries of the new checkpoint are named {name!r}"
+        raise StorageError("CKM735", what, fix="rename one of them in a migration")
+
+
+def _kept_files(leaves: Iterable[_Leaf], stored: Stored) -> frozenset[str]:
+    """The data files of the source of which at least half stays in use."""
+    sizes = {file.path.name: file.identity.size for file in stored.files} if stored.dcp else {}
+    used: Counter[str] = Counter()
+    for place in {place for leaf in leaves if leaf.kept for place in leaf.kept.places}:
+        used[place.file] += place.nbytes
+    return frozenset(name for name, nbytes in used.items() if 2 * nbytes >= sizes[name])
+
+
+# --- the new data file ------------------------------------------------------------------------
+
+
+class _Writer:
+    """Puts what is new into one data file.
+
+    tensors  the sources by name, as `Output.tensors`
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        made: Mapping[str, Tensor],
+        stored: Stored,
+        layout: Layout,
+        name: str,
+    ) -> None:
+        self._made, self._stored, self._layout, self._name = made, stored, layout, name
+        self._entries = {made[entry.name].storage.key: entry for entry in reversed(entries)}
+        self._images: list[tuple[int, FileImage]] = []
+        self._work: dict[str, Work] = {}
+        self._places: dict[object, Place] = {}
+        self._end = 0
+        self.tensors: dict[str, Tensor] = dict(layout.entries)
+
+    def item(self, leaf: _Leaf, kept_files: frozenset[str]) -> Item:
+        """What `.metadata` says of an entry, which is written unless its files stay."""
+        kept = leaf.kept
+        if kept is not None and all(place.file in kept_files for place in kept.places):
+            return kept
+        node = leaf.node
+        if not isinstance(node, Tensor):
+            return BytesItem(self._written(node))
+        spec = node.spec
+        properties = kept.properties if isinstance(kept, TensorItem) else None
+        bare = replace(node, requires_grad=False, parameter=False, attributes=None)
+        view = (bare.storage.key, spec, bare.offset, bare.strides, bare.conj, bare.neg)
+        if view not in self._places:
+            self._places[view] = self._written(bare)
+        start = (0,) * spec.ndim
+        chunk = Chunk(start, spec.shape, self._places[view])
+        return TensorItem(spec, properties or plain_properties(spec.dtype), (chunk,))
+
+    def _written(self, node: object) -> Place:
+        image = torch_zip.image(node, tag=None)
+        number, begin = len(self._images), self._end + -self._end % ALIGNMENT
+        entries = [self._entries[key] for key in image.slots if key in self._entries]
+        work, tensors = torch_work(entries, self._made, image, self._stored, self._layout, node)
+        self.tensors |= tensors
+        self._work |= {_ZIP_KEY.format(number=number, key=key): w for key, w in work.items()}
+        self._images.append((begin, image))
+        self._end = begin + image.size
+        return Place(self._name, begin, image.size)
+
+    def files(self) -> dict[str, OutputFile]:
+        """The new data file, if there is one."""
+        if not self._images:
+            return {}
+        return {self._name: OutputFile(_joined(self._images, self._end), self._work)}
+
+
+def _joined(images: Sequence[tuple[int, FileImage]], size: int) -> FileImage:
+    """Files one after the other as one; the slots of each under its number."""
+    chunks: list[tuple[int, bytes]] = []
+    slots: dict[str, Slot] = {}
+    end = 0
+    for number, (begin, image) in enumerate(images):
+        if begin > end:
+            chunks.append((end, bytes(begin - end)))
+        chunks += [(begin + offset, raw) for offset, raw in image.chunks]
+        for key, slot in image.slots.items():
+            moved = Slot(begin + slot.offset, slot.nbytes)
+            slots[_ZIP_KEY.format(number=number, key=key)] = moved
+        end = begin + image.size
+
+    def finish(crcs: Mapping[str, int]) -> tuple[tuple[int, bytes], ...]:
+        found: list[tuple[int, bytes]] = []
+        for number, (begin, image) in enumerate(images):
+            own = {key: crcs[_ZIP_KEY.format(number=number, key=key)] for key in image.slots}
+            last = image.finish(own) if image.finish else ()
+            found += [(begin + offset, raw) for offset, raw in last]
+        return tuple(found)
+
+    return FileImage(size, tuple(chunks), slots, finish)

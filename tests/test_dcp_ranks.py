@@ -1,0 +1,132 @@
+"""Checkpoints that several ranks saved, upgraded by the command, and loaded by ranks again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.cli_project import BASE, IDS, Toy
+from tests.dcp_folders import load, metadata_of, ranks
+from tests.shards import digest
+
+OLD_MODEL = """
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(4, 12, bias=False)
+
+    def forward(self, x):
+        return self.qkv(x)[:, :4]
+
+
+class Body(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer() for _ in range(2))
+
+
+class Old(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = Body()
+        self.head = nn.Linear(4, 3)
+        self.old = nn.Module()
+        self.old.counter = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        for layer in self.body.layers:
+            x = layer(x)
+        return self.head(x) * self.old.counter
+"""
+SAVE = """
+from old_model import Old
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.fsdp import fully_shard
+
+
+def sharded(model):
+    for layer in model.body.layers:
+        fully_shard(layer)
+    return fully_shard(model)
+
+
+for name, wrap in {"fsdp": sharded, "ddp": torch.nn.parallel.DistributedDataParallel}.items():
+    model = Old()
+    model = wrap(model)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    weights, state = get_state_dict(model, optimizer)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    full = get_model_state_dict(model, options=options)
+    dcp.save({"model": weights, "optim": state, "step": 7}, checkpoint_id=name)
+    if rank == 0:
+        torch.save(full, f"{name}.pt")
+"""
+LOAD = """
+from toy_model import Toy
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import set_model_state_dict
+from torch.distributed.fsdp import fully_shard
+
+for name in ("fsdp", "ddp"):
+    model = Toy()
+    for layer in model.encoder.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    state = {"model": get_model_state_dict(model), "step": 0}
+    dcp.load(state, checkpoint_id=f"new/{name}")
+    set_model_state_dict(model, state["model"], options=StateDictOptions(strict=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    found = get_model_state_dict(model, options=options)
+    wanted = torch.load(f"wanted/{name}.pt") if rank == 0 else found
+    assert state["step"] == 7
+    assert found.keys() == wanted.keys()
+    for key in wanted:
+        assert torch.equal(found[key], wanted[key]), key
+"""
+NAMES = ("fsdp", "ddp")
+
+
+def wanted_of(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    new = {"head.weight": old["head.weight"], "head.bias": old["head.bias"]}
+    for layer in range(2):
+        parts = old[f"body.layers.{layer}.qkv.weight"].chunk(3)
+        for letter, part in zip("qkv", parts, strict=True):
+            new[f"encoder.layers.{layer}.{letter}.weight"] = part.clone()
+    return {**new, "scale": torch.ones(3)}
+
+
+@pytest.mark.slow
+def test_what_two_ranks_saved_is_upgraded_and_loaded_by_two_ranks(toy: Toy) -> None:
+    (toy.root / "old_model.py").write_text(OLD_MODEL)
+    ranks(toy.root, 2, SAVE, path=[toy.root])
+    before = [digest(toy.root / name) for name in NAMES]
+    refused = toy.run("upgrade", "fsdp", "-o", "new")
+    assert refused.code == 5
+    assert "optim" in refused.err
+    done = toy.run("upgrade", *NAMES, "--out-dir", "new", "--optimizer", "drop", "--json")
+    assert done.code == 0, done.err
+    assert {result["verified_by"] for result in done.json["results"]} == {"strict load"}
+    assert [digest(toy.root / name) for name in NAMES] == before
+    (toy.root / "wanted").mkdir()
+    for name in NAMES:
+        full = torch.load(toy.root / f"{name}.pt", weights_only=True)
+        assert full.keys() == BASE.keys()
+        wanted = wanted_of(full)
+        torch.save(wanted, toy.root / "wanted" / f"{name}.pt")
+        empty = {key: torch.zeros_like(tensor) for key, tensor in wanted.items()}
+        found = load(toy.root / "new" / name, {"model": empty})["model"]
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+        names = metadata_of(toy.root / "new" / name).state_dict_metadata
+        assert names.keys() == {"step", *(f"model.{key}" for key in wanted)}
+    ranks(toy.root, 2, LOAD, path=[toy.root])
+    saved = metadata_of(toy.root / "fsdp").state_dict_metadata
+    assert len(saved["model.head.weight"].chunks) == 2
+    current = toy.run("current", "new/fsdp", "fsdp", "new/ddp/.metadata", "--json")
+    assert [one["revision"] for one in current.json["results"]] == [IDS[-1], None, IDS[-1]]
