@@ -221,7 +221,7 @@ def put(node: Any, **fields: object) -> None:
     ("code", "change"),
     [
         ("CKM783", lambda f: item(f).chunks.pop()),
-        ("CKM783", lambda f: item(f).chunks.append(item(f).chunks[0])),
+        ("CKM784", lambda f: item(f).chunks.append(item(f).chunks[0])),
         ("CKM783", lambda f: put(item(f), size=torch.Size([8, 4]))),
         ("CKM783", lambda f: put(item(f), size=torch.Size([7, 5]))),
         ("CKM783", lambda f: put(item(f).chunks[0], sizes=torch.Size([4, 4, 1]))),
