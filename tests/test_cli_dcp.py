@@ -247,3 +247,10 @@ def test_nothing_is_left_behind(toy: Toy) -> None:
     assert not [name for name in os.listdir(toy.root) if name.startswith(".ckm")]
     assert not list(toy.root.glob("ck.bak*"))
     assert sorted(os.listdir(toy.root / "ck"))[0] == ".metadata"
+
+
+def test_a_search_takes_each_folder_as_one_checkpoint(toy: Toy) -> None:
+    for name in ("runs/one", "runs/two"):
+        saved(toy, name)
+    done = toy.run("current", "runs", "--json")
+    assert [Path(found["path"]).name for found in done.json["results"]] == ["one", "two"]
