@@ -1,0 +1,45 @@
+"""What turns one schema into another, as the calls of a migration script.
+
+    given and proven renames → moved subtrees → modules → what changed in place → parts, stacks
+    → ties → new, dropped
+
+Each step looks at what the steps before it left, so a fused projection is found below the prefix
+that was moved first. Every call is run on the symbolic checkpoint when it is proposed. What no step
+explains stands in the draft as a `ck.todo`: a rename that was not understood never becomes a drop
+and an init in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ckmigrate.autogenerate.board import Board
+from ckmigrate.autogenerate.left_over import propose_todos
+from ckmigrate.autogenerate.proposal import Draft, Hints
+from ckmigrate.autogenerate.renaming import propose_given, propose_moves, propose_proven
+from ckmigrate.snapshot import Snapshot
+
+__all__ = ["draft"]
+
+
+def draft(
+    old: Snapshot,
+    new: Snapshot,
+    *,
+    hints: Hints | None = None,
+    initialisers: Mapping[str, str] = MappingProxyType({}),
+) -> Draft:
+    """The calls that make `new` of `old`; equal schemas give an empty draft.
+
+    initialisers  name of a new entry → the text of its initialiser: "init.ones()"
+
+    MigrationError where a given rename or a chosen call cannot be made.
+    """
+    known = hints or Hints()
+    board = Board(old, new, known.choices)
+    propose_given(board, known.renames)
+    propose_proven(board, known.equal)
+    propose_moves(board)
+    propose_todos(board)
+    return Draft(tuple(board.proposals))

@@ -1,0 +1,62 @@
+"""Renames: what is certain, what is a guess, and what must be asked."""
+
+from __future__ import annotations
+
+from ckmigrate.autogenerate.draft import draft
+from ckmigrate.autogenerate.proposal import Hints
+from tests.autogenerate.schemas import calls, left, linear, snapshot, transformer
+
+
+def test_equal_schemas_need_nothing() -> None:
+    assert draft(snapshot(transformer()), snapshot(transformer())).proposals == ()
+
+
+def test_a_prefix_that_many_names_share_is_one_certain_call() -> None:
+    old, new = snapshot(transformer("transformer.")), snapshot(transformer("encoder."))
+    found = draft(old, new)
+    assert calls(found, "certain") == ['ck.rename("transformer.**", "encoder.**")']
+    assert calls(found) == calls(found, "certain")
+    assert not left(found, old, new)
+
+
+def test_everything_under_a_prefix() -> None:
+    old = snapshot(transformer() | linear("head", 4, 8))
+    new = snapshot({f"backbone.{name}": spec.shape for name, spec in old.schema.items()})
+    assert calls(draft(old, new), "certain") == ['ck.rename("**", "backbone.**")']
+    assert calls(draft(new, old), "certain") == ['ck.rename("backbone.**", "**")']
+
+
+def test_a_module_of_every_block_is_one_call() -> None:
+    old, new = snapshot(transformer()), snapshot(transformer(attn="self_attn"))
+    found = draft(old, new)
+    assert calls(found, "certain") == ['ck.rename("blocks.{i}.attn.**", "blocks.{i}.self_attn.**")']
+    assert not left(found, old, new)
+
+
+def test_a_lookalike_beside_the_new_place_is_no_certainty() -> None:
+    old = snapshot(transformer("net."))
+    new = snapshot(transformer("encoder.") | transformer("teacher.net."))
+    assert not [p for p in draft(old, new).proposals if p.certainty == "certain"]
+
+
+def test_one_module_of_equal_shape_is_a_guess() -> None:
+    old, new = snapshot(linear("classifier.1", 3, 4)), snapshot(linear("head", 3, 4))
+    found = draft(old, new)
+    assert calls(found, "guess") == ['ck.rename("classifier.1.{p}", "head.{p}")']
+    assert not left(found, old, new)
+
+
+def test_a_choice_is_made_where_its_question_was() -> None:
+    old, new = snapshot(linear("one", 3, 3)), snapshot(linear("a", 3, 3) | linear("b", 3, 3))
+    (first, *_) = draft(old, new).proposals
+    assert first.certainty == "ambiguous"
+    other = first.alternatives[0].call
+    assert other != first.call
+    chosen = draft(old, new, hints=Hints(choices={first.call: other})).proposals[0]
+    assert (chosen.call, chosen.certainty) == (other, "certain")
+
+
+def test_a_hint_is_taken_as_it_is() -> None:
+    old, new = snapshot(linear("one", 3, 3)), snapshot(linear("a", 3, 3) | linear("b", 3, 3))
+    found = draft(old, new, hints=Hints(renames=(("one.**", "b.**"),)))
+    assert calls(found, "certain") == ['ck.rename("one.**", "b.**")']
