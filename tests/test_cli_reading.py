@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,9 +25,11 @@ def test_history_draws_the_lanes_of_branches(toy: Toy) -> None:
     toy.script(4, "left", "", revision="d4d4d4d4d4", revises=IDS[1])
     toy.script(5, "join", "", revision="e5e5e5e5e5", revises=(IDS[2], "d4d4d4d4d4"))
     lines = toy.run("history", "--graph").out.splitlines()
-    assert [line[:4].rstrip() for line in lines] == ["*", "| *", "* |", "*", "*"]
+    drawn = ["*", "|\\", "| *", "* |", "|/", "*", "*", "o"]
+    assert [re.split("  |$", line, maxsplit=1)[0] for line in lines] == drawn
     assert "(head, merge)" in lines[0]
-    assert "(branches)" in lines[3]
+    assert "(branches)" in lines[5]
+    assert lines[-1] == "o  base"
 
 
 def test_history_in_json_has_every_literal(toy: Toy) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ckmigrate.report.escape import printable
+from ckmigrate.report.graph import Row, draw
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 
-__all__ = ["history_lines", "revision_text", "script_text"]
+__all__ = ["graph_lines", "history_lines", "revision_text", "script_text"]
 
 
 def revision_text(history: History, revision: str | None) -> str:
@@ -18,15 +19,41 @@ def revision_text(history: History, revision: str | None) -> str:
     return f"{script.id} ({printable(script.path.stem)}){release}"
 
 
-def history_lines(history: History, *, graph: bool) -> list[str]:
-    """One line per revision, newest first; with lanes of the branches if `graph`."""
+def history_lines(history: History) -> list[str]:
+    """One line per revision, newest first."""
     newest = tuple(reversed(history.order))
-    lanes = _lanes(newest) if graph else ["" for _ in newest]
-    width = max((len(script.path.stem) for script in newest), default=0)
-    return [
-        f"{lane}{_line(history, script, min(width, 44))}".rstrip()
-        for lane, script in zip(lanes, newest, strict=True)
-    ]
+    width = min(44, max((len(script.path.stem) for script in newest), default=0))
+    return [_line(history, script, width).rstrip() for script in newest]
+
+
+def graph_lines(history: History, *, width: int | None = None) -> list[str]:
+    """The same as a drawing, which ends in the base; of `width` columns where the lanes leave room
+    for an id."""
+    nodes = ((script.id, script.parents) for script in reversed(history.order))
+    lines = [_graph_line(history, row, width) for row in draw(nodes)]
+    return [*lines, "o  base"] if lines else []
+
+
+def _graph_line(history: History, row: Row, width: int | None) -> str:
+    if row.node is None:
+        return row.lanes
+    script = history.script(row.node)
+    parts = (
+        f"[{printable(script.release)}]" if script.release else "",
+        f"({', '.join(marks)})" if (marks := _marks(history, script)) else "",
+        printable(script.path.stem),
+        printable(script.message),
+    )
+    text = "  ".join((script.id, *filter(None, parts)))
+    if width is None:
+        return f"{row.lanes}  {text}"
+    room = max(len(script.id), width - len(row.lanes) - 2)
+    return f"{row.lanes}  {text if len(text) <= room else _cut(text, room)}"
+
+
+def _cut(text: str, room: int) -> str:
+    """The beginning of a text; an id is never cut."""
+    return text[:room] if " " not in text[:room] else text[: room - 1].rstrip() + "…"
 
 
 def script_text(history: History, script: Script) -> str:
@@ -54,29 +81,17 @@ def _way_back(script: Script) -> str:
 
 
 def _line(history: History, script: Script, width: int) -> str:
-    marks = [
-        "head" if script.id in history.heads else "",
-        "merge" if len(script.parents) > 1 else "",
-        "branches" if len(history.children[script.id]) > 1 else "",
-        "todo" if script.has_todo else "",
-    ]
-    shown = ", ".join(mark for mark in marks if mark)
     release = f"[{printable(script.release)}] " if script.release else ""
-    tail = f" ({shown})" if shown else ""
+    tail = f" ({', '.join(marks)})" if (marks := _marks(history, script)) else ""
     name = printable(script.path.stem)
     return f"{script.id}  {name:<{width}}  {release}{printable(script.message)}{tail}"
 
 
-def _lanes(newest: tuple[Script, ...]) -> list[str]:
-    """A column for every branch that is open at a revision; `*` marks its own."""
-    rows: list[str] = []
-    open_lanes: list[str] = []
-    for script in newest:
-        if script.id not in open_lanes:
-            open_lanes.append(script.id)
-        column = open_lanes.index(script.id)
-        rows.append(" ".join("*" if i == column else "|" for i in range(len(open_lanes))) + "  ")
-        after = open_lanes[:column] + list(script.parents) + open_lanes[column + 1 :]
-        open_lanes = list(dict.fromkeys(lane for lane in after if lane != script.id))
-    width = max(map(len, rows), default=0)
-    return [f"{row:<{width}}" for row in rows]
+def _marks(history: History, script: Script) -> list[str]:
+    marks = {
+        "head": script.id in history.heads,
+        "merge": len(script.parents) > 1,
+        "branches": len(history.children[script.id]) > 1,
+        "todo": script.has_todo,
+    }
+    return [mark for mark, holds in marks.items() if holds]
