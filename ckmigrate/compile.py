@@ -23,7 +23,7 @@ from ckmigrate.spec import Schema
 from ckmigrate.step import Check, Irreversible, Step
 from ckmigrate.ties import Ties
 
-__all__ = ["State", "Trace", "TracedScript", "start", "trace", "trace_back"]
+__all__ = ["State", "Trace", "TracedScript", "obstacles", "start", "trace", "trace_back"]
 
 _MOST_REASONS = 8
 """Of one call: a dropped pattern may match hundreds of entries."""
@@ -178,7 +178,7 @@ def trace_back(
     problems = [
         f"{script.path.name}: {reason}"
         for script in scripts
-        for reason in _obstacles(script, loaded[script.id], replay)
+        for reason in obstacles(script, loaded[script.id], replay)
     ]
     if problems:
         raise MigrationError(
@@ -200,9 +200,10 @@ def trace_back(
     return Trace(done[0].before if done else state, tuple(done))
 
 
-def _obstacles(
+def obstacles(
     script: Script, loaded: LoadedScript, replay: Mapping[str, TracedScript]
 ) -> list[str]:
+    """Why a script cannot be undone, line by line; `replay` holds what it did, by revision."""
     if loaded.downgrade is not None:
         return []
     if script.irreversible is not None:

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+from ckmigrate.revisions.lock import Lock, LockLine, render_lock
 from tests.cli_project import BASE, IDS, ROOT, Toy, make_toy, safetensors
 
 DIGITS = ROOT / "examples" / "digits" / "checkpoints" / "digits-1.0.pt"
@@ -60,7 +61,44 @@ def test_show_tells_neighbours_and_text(toy: Toy) -> None:
     assert "derived from its operations" in ran.out
     assert IDS[0] in ran.out
     assert IDS[2] in ran.out
-    assert "ck.split(" in ran.out
+    assert "on snapshot 'default': 5 → 9 entries" in ran.out
+    assert "split       encoder.layers.{0,1}.qkv.weight [12,4]" in ran.out
+    assert "→ encoder.layers.{0,1}.{q,k,v}.weight [4,4]" in ran.out
+    assert "×2" in ran.out
+    assert "ck.split(" not in ran.out
+    assert "ck.split(" in toy.run("show", "split_qkv", "--source").out
+
+
+def test_show_says_why_there_is_no_way_back(toy: Toy) -> None:
+    ran = toy.run("show", "head")
+    assert ", drop: " in ran.out
+    data = toy.run("show", "head", "--json").json
+    assert data["reversible"] is False
+    assert data["effects"][0]["entries_after"] == 9
+    assert [change["operation"] for change in data["effects"][0]["changes"]] == ["init", "drop"]
+
+
+def test_show_of_what_cannot_be_replayed_says_so(toy: Toy) -> None:
+    toy.script(4, "later", '    ck.rename("gone.*", "there.*")\n')
+    toy.script(5, "last", "", revises="00000004ee")
+    assert "on snapshot 'default': not known: 0004_later.py, line" in toy.run("show", "4").out
+    ran = toy.run("show", "last")
+    assert ran.code == 0
+    assert "0004_later.py) comes before it, and cannot be replayed" in ran.out
+    assert "way back:   not known" in ran.out
+
+
+def test_show_tells_what_the_lock_records(toy: Toy) -> None:
+    line = LockLine(IDS[1], "2:00aa00aa00aa00aa", "1:00bb00bb00bb00bb", "split_qkv")
+    lock = toy.root / "migrations" / "history.lock"
+    lock.write_text(render_lock(Lock((line,))))
+    ran = toy.run("show", "split_qkv")
+    assert "digest:     2:00aa00aa00aa00aa" in ran.out
+    assert "signature:  1:00bb00bb00bb00bb" in ran.out
+    lock.write_text("<<<<<<< HEAD\n")
+    ran = toy.run("show", "split_qkv")
+    assert (ran.code, "digest" in ran.out) == (0, False)
+    assert "warning: " in ran.err
 
 
 def test_show_of_the_base_is_a_usage_error(toy: Toy) -> None:

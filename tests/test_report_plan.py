@@ -11,7 +11,7 @@ from ckmigrate.compile import start, trace
 from ckmigrate.plan import Plan, make_plan
 from ckmigrate.report.plan_counts import counts, dropped
 from ckmigrate.report.plan_lines import Change, changes
-from ckmigrate.report.plan_text import _change_lines
+from ckmigrate.report.plan_text import change_lines
 from ckmigrate.revisions.script import read_script
 from ckmigrate.spec import DType, Schema, TensorSpec
 
@@ -107,14 +107,14 @@ def test_the_second_name_of_a_tied_tensor_is_not_renamed_by_that(tmp_path: Path)
 def test_lines_are_broken_between_parts_and_never_too_wide(width: int) -> None:
     names = [f"{'encoder.' * 9}part{i}.weight [64,64]" for i in range(3)]
     change = Change("concat", " + ".join(names), "encoder.fused [192,64]", "dim 0 from 3 × 64", 1)
-    lines = list(_change_lines(change, width, full=False))
+    lines = list(change_lines(change, width, full=False))
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("    concat      ")
     assert all(line.startswith(" " * 16) for line in lines[1:])
-    full = "\n".join(_change_lines(change, width, full=True))
+    full = "\n".join(change_lines(change, width, full=True))
     assert all(name in full for name in names)
 
 
 def test_a_name_of_a_stranger_is_escaped_in_a_plan() -> None:
-    (line,) = _change_lines(Change("rename", "a\x1b[2J", "b\nc", "", 1), 80, full=False)
+    (line,) = change_lines(Change("rename", "a\x1b[2J", "b\nc", "", 1), 80, full=False)
     assert line == "    rename      a\\x1b[2J → b\\nc"

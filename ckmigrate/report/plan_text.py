@@ -12,7 +12,7 @@ from ckmigrate.report.plan_lines import Change, changes
 from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.units import bytes_text, counted
 
-__all__ = ["plan_text"]
+__all__ = ["change_lines", "plan_text"]
 
 _OPERATION = 12
 _ARROW = "→ "
@@ -28,7 +28,7 @@ def plan_text(prepared: Prepared, *, width: int = 80, full: bool = False) -> str
         back = "undo " if traced.direction == "down" else ""
         lines += ["", f"  {back}{printable(traced.script.path.stem)}  {traced.script.id}"]
         done = changes(traced, full=full)
-        lines += [line for change in done for line in _change_lines(change, width, full=full)]
+        lines += [line for change in done for line in change_lines(change, width, full=full)]
         lines += [] if done else ["    (no operations)"]
     return "\n".join([*lines, "", *_totals(prepared)])
 
@@ -45,8 +45,8 @@ def _heading(prepared: Prepared) -> Iterator[str]:
         yield "  it has no tag; the result gets one"
 
 
-def _change_lines(change: Change, width: int, *, full: bool) -> Iterator[str]:
-    """On one line where it fits; otherwise broken between its parts."""
+def change_lines(change: Change, width: int, *, full: bool) -> Iterator[str]:
+    """What an operation did, on one line where it fits; otherwise broken between its parts."""
     margin = " " * (4 + _OPERATION)
     head = f"    {change.operation:<{_OPERATION - 1}} "
     line = head

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ckmigrate.report.escape import printable
 from ckmigrate.report.graph import Row, draw
 from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.lock import LockLine
 from ckmigrate.revisions.script import Script
 
-__all__ = ["graph_lines", "history_lines", "revision_text", "script_text"]
+__all__ = ["graph_lines", "history_lines", "revision_text", "script_lines", "source_lines"]
 
 
 def revision_text(history: History, revision: str | None) -> str:
@@ -56,28 +59,33 @@ def _cut(text: str, room: int) -> str:
     return text[:room] if " " not in text[:room] else text[: room - 1].rstrip() + "…"
 
 
-def script_text(history: History, script: Script) -> str:
-    """Everything about one revision, and its text."""
+def script_lines(
+    history: History, script: Script, *, back: Sequence[str], recorded: LockLine | None
+) -> list[str]:
+    """What a revision declares and where it stands; `back` says whether it can be undone, and
+    `recorded` is its line of the lock."""
     facts = {
-        "file": str(script.path),
-        "revises": ", ".join(history.label(p) for p in script.parents) or "base",
-        "revised by": ", ".join(history.label(c) for c in history.children[script.id]) or "nothing",
-        "release": script.release,
-        "way back": _way_back(script),
-        "verify": "verify(old, new)" if script.has_verify else None,
-        "unfinished": f"todo in line {script.todo_lines[0]}" if script.has_todo else None,
+        "file": [str(script.path)],
+        "revises": [history.label(parent) for parent in script.parents] or ["base"],
+        "revised by": [history.label(c) for c in history.children[script.id]] or ["nothing"],
+        "release": [script.release] if script.release else [],
+        "digest": recorded.digests if recorded else [],
+        "signature": recorded.signatures if recorded else [],
+        "way back": back,
+        "verify": ["verify(old, new)"] if script.has_verify else [],
+        "unfinished": [f"todo in line {line}" for line in script.todo_lines],
     }
-    head = f"{script.id} {script.message}"
-    lines = [printable(head)]
-    lines += [f"  {key + ':':<12}{printable(value)}" for key, value in facts.items() if value]
-    lines += ["", *("    " + printable(line) for line in script.source.rstrip().split("\n"))]
-    return "\n".join(line.rstrip() for line in lines)
+    lines = [f"{script.id} {printable(script.message)}".rstrip()]
+    for key, values in facts.items():
+        heads = [f"{key}:", *[""] * len(values)]
+        lines += [f"  {h:<12}{printable(v)}" for h, v in zip(heads, values, strict=False)]
+    return lines
 
 
-def _way_back(script: Script) -> str:
-    if script.irreversible is not None:
-        return f"none: {script.irreversible}"
-    return "downgrade(ck)" if script.has_downgrade else "derived from its operations"
+def source_lines(script: Script) -> list[str]:
+    """The text of a script, indented."""
+    lines = script.source.rstrip().split("\n")
+    return [f"    {printable(line)}".rstrip() for line in lines]
 
 
 def _line(history: History, script: Script, width: int) -> str:
