@@ -14,12 +14,12 @@ from functools import cached_property
 
 from ckmigrate.compile import State, TracedScript, start, trace
 from ckmigrate.errors import CkmigrateError, IdentifyError
-from ckmigrate.fold import skeleton
 from ckmigrate.lookalikes import lookalikes, same_shapes
 from ckmigrate.meta import Meta, is_unknown_metadata
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.targets import resolve
+from ckmigrate.signature import signature
 from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
@@ -238,16 +238,6 @@ def _known(replays: Mapping[str, Replay]) -> list[tuple[str | None, Schema]]:
 
 def _same_signature(schema: Schema, other: Schema) -> bool:
     return signature(schema) == signature(other)
-
-
-def signature(schema: Schema) -> frozenset[tuple[str, int, str]]:
-    """Names with their indices folded away, number of dimensions and kind: the same for every
-    size and depth of an architecture."""
-    return frozenset((skeleton(n), spec.ndim, _kind(spec)) for n, spec in schema.items())
-
-
-def _kind(spec: object) -> str:
-    return str(getattr(getattr(spec, "dtype", None), "kind", ""))
 
 
 def _ambiguous(revisions: Sequence[str | None], history: History, why: str) -> IdentifyError:

@@ -87,6 +87,15 @@ class Project:
         """Where the committed schema of a model at the base is kept."""
         return self.migrations / "schema" / "base" / f"{name}.json"
 
+    def head_snapshot_path(self, name: str) -> Path:
+        """Where the committed schema of a model at the head is kept."""
+        return self.migrations / "schema" / f"{name}.json"
+
+    @property
+    def lock_path(self) -> Path:
+        """Where what the revisions do is recorded, a line for each."""
+        return self.migrations / "history.lock"
+
     def _model_error(self, what: str, *, fix: str) -> UsageError:
         listed = tuple(f"{name} = {factory}" for name, factory in self.models.items())
         return UsageError("CKM206", what, where=str(self.config_path), details=listed, fix=fix)

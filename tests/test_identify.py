@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ckmigrate.errors import IdentifyError
-from ckmigrate.identify import Identity, signature
+from ckmigrate.identify import Identity
 from ckmigrate.migrate import Request, identify_opened, open_weights
+from ckmigrate.signature import signature
 from tests.projects import Script, Zoo, load, revision, schema_of, tag_of
 
 CHAIN = (

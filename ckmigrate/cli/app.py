@@ -21,6 +21,7 @@ VERBS = {
     "init": "Set up migrations for a project.",
     "revision": "Add a migration script.",
     "check": "Test that the migrations lead to today's model (for CI).",
+    "lock": "Record what the migrations do, in files to commit.",
     "heads": "Show the newest revision.",
     "history": "List the revisions, newest first.",
     "show": "Show one revision.",

@@ -12,10 +12,13 @@ from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.files import create, make_folder
 from ckmigrate.cli.options import PATH
 from ckmigrate.cli.session import Answer, Session
-from ckmigrate.errors import UsageError
+from ckmigrate.errors import CkmigrateError, UsageError
+from ckmigrate.locking import write_lock_and_snapshots
+from ckmigrate.opened import replays
 from ckmigrate.project import Project, find_project, write_config
 from ckmigrate.report.escape import printable
 from ckmigrate.report.units import counted
+from ckmigrate.revisions.graph import read_history
 from ckmigrate.snapshot import Snapshot, render_snapshot
 
 __all__ = ["command"]
@@ -94,6 +97,7 @@ def _fresh(
         lines.append("no base snapshot yet: `ckmigrate init --from-checkpoint PATH` adds it")
     else:
         lines.append(_write_snapshot(project, snapshot, data))
+    lines += _write_lock(project)
     return Answer(data, "\n".join([*lines, "next:", *(f"  {step}" for step in _NEXT)]))
 
 
@@ -128,7 +132,7 @@ def _further_snapshot(
         "project": project.name,
         "migrations": str(project.migrations),
     }
-    text = _write_snapshot(project, snapshot, data)
+    text = "\n".join([_write_snapshot(project, snapshot, data), *_write_lock(project)])
     if project.models and chosen not in project.models:
         text += f"\nno model '{chosen}' is configured, so `ckmigrate check` compares it with none"
     return Answer(data, text)
@@ -154,6 +158,19 @@ def _write_snapshot(project: Project, snapshot: Snapshot, data: dict[str, object
     data["snapshot"] = str(path)
     entries = counted(len(snapshot.schema), "entry", "entries")
     return f"wrote {printable(path.relative_to(project.root))}: the base, {entries}; commit it"
+
+
+def _write_lock(project: Project) -> list[str]:
+    """The lock and the head snapshots, where the project has or begins to have them."""
+    history = read_history(project.migrations)
+    if len(history) and not project.lock_path.exists():
+        return []
+    try:
+        written = write_lock_and_snapshots(project, history, replays(project, history, {}))
+    except CkmigrateError as error:
+        return [f"history.lock is as it was: {printable(error.what)}; see `ckmigrate lock`"]
+    shown = ", ".join(printable(path.relative_to(project.root)) for path in written)
+    return [f"wrote {shown}: what the scripts do and lead to; commit them"] if written else []
 
 
 def _snapshot(

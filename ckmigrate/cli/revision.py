@@ -10,10 +10,14 @@ from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.files import create
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import UsageError
+from ckmigrate.locking import add_line
 from ckmigrate.report.escape import printable
 from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.lock import read_lock, render_lock
+from ckmigrate.revisions.script import read_script
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.revisions.template import new_revision_id, next_file_name, render
+from ckmigrate.text_file import replace_text
 
 __all__ = ["command"]
 
@@ -40,7 +44,11 @@ def command(
     body = "pass  # the branches change different entries" if isinstance(parents, tuple) else None
     text = render(message, revision=revision, revises=parents, release=release, body=body)
     path = project.migrations / next_file_name(history, message)
+    lock = read_lock(project.lock_path)
     create(path, text)
+    if lock is not None:
+        # At once, so that git reports a conflict where another branch adds a revision too.
+        replace_text(project.lock_path, render_lock(add_line(lock, read_script(path))))
     listed = [parents] if isinstance(parents, str) else list(parents or ())
     data = {"file": str(path), "revision": revision, "revises": listed, "release": release}
     builds_on = " and ".join(history.label(parent) for parent in listed) or "base"
