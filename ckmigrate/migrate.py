@@ -39,9 +39,11 @@ __all__ = [
     "Request",
     "build_output",
     "carry_out",
+    "dropped_state",
     "find_target",
     "finding_once",
     "identify_opened",
+    "layout_after",
     "open_weights",
     "prepare",
     "replays",
@@ -50,12 +52,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A migration that was carried out; `written` counts bytes."""
+    """A migration that was carried out; `written` counts bytes.
+
+    fast   it was done in place, and `committed.backup` is an undo record
+    spare  bytes of the file that belong to nothing any more
+    """
 
     prepared: Prepared
     committed: Committed
     written: int
-    output: Output
+    fast: bool = False
+    spare: int = 0
 
 
 def carry_out(
@@ -95,7 +102,7 @@ def carry_out(
             verify_file(path / str(output.index) if is_named else path, prepared)
 
         committed = _commit(stored, destination, output, filler, verify, lock)
-    return Outcome(prepared, committed, output.size, output)
+    return Outcome(prepared, committed, output.size)
 
 
 def _settled(prepared: Prepared, destination: Destination) -> Destination:
@@ -153,8 +160,8 @@ def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Out
     suffix chooses the format."""
     request, stored = prepared.request, prepared.opened.stored
     tree = prepared.plan.trace.end.meta.tree
-    layout = _layout_of(tree, prepared)
-    gone = _dropped_state(layout, request)
+    layout = layout_after(tree, prepared)
+    gone = dropped_state(layout, request)
     tag = prepared.tag.to_json()
     if folder and folder_format(stored, request.to_format, request.max_shard_size) == "dcp":
         return make_dcp(
@@ -197,7 +204,7 @@ def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Out
     )
 
 
-def _layout_of(tree: object, prepared: Prepared) -> Layout:
+def layout_after(tree: object, prepared: Prepared) -> Layout:
     """Where everything is once metadata was edited: what is no tensor may have moved."""
     opened, request, project = prepared.opened, prepared.request, prepared.project
     if opened.stored.is_flat or tree is opened.stored.tree:
@@ -209,6 +216,7 @@ def _layout_of(tree: object, prepared: Prepared) -> Layout:
     )
 
 
-def _dropped_state(layout: Layout, request: Request) -> Sequence[tuple[object, ...]]:
+def dropped_state(layout: Layout, request: Request) -> Sequence[tuple[object, ...]]:
+    """Paths of training state that the request leaves behind."""
     policy = {"optimizer": request.optimizer, "copy": request.ema}
     return [o.path for o in layout.training_state if policy.get(o.kind) == "drop"]

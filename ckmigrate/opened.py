@@ -10,9 +10,10 @@ from typing import Literal
 
 from ckmigrate.errors import IdentifyError
 from ckmigrate.execute.source import is_plain
+from ckmigrate.execute.undo import require_settled
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.open_checkpoint import open_checkpoint
-from ckmigrate.formats.sharded import JSON_ROOTS
+from ckmigrate.formats.sharded import JSON_ROOTS, folder_of
 from ckmigrate.identify import Identity, Replay, identify
 from ckmigrate.meta import Meta
 from ckmigrate.project import Project
@@ -90,7 +91,9 @@ class Opened:
 
 @uncollected()
 def open_weights(path: Path, project: Project, request: Request) -> Opened:
-    """Read a checkpoint and find its weights."""
+    """Read a checkpoint and find its weights; StorageError CKM780 where a change of it in place is
+    not done."""
+    require_settled(folder_of(path))
     stored = open_checkpoint(path, carry=(*project.carry, *request.carry))
     layout = find_weights(
         stored, weights=request.weights or project.weights, wrappers=project.wrappers

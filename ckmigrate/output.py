@@ -40,6 +40,7 @@ __all__ = [
     "result_tree",
     "string_metadata",
     "torch_work",
+    "unused_prefix",
     "would_lose",
 ]
 
@@ -294,7 +295,7 @@ def new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]
     storages: dict[str, Storage] = {}
     kept: set[str] = set()
     made: dict[str, Tensor] = {}
-    fresh = _unused_prefix(stored)
+    fresh = unused_prefix(stored)
     for entry in plan.entries:
         owner = first.get(entry.name, entry.name)
         origin = next((layout.entries[name] for name in sources(entry.expr)), None)
@@ -319,7 +320,7 @@ def new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]
     return made
 
 
-def _unused_prefix(stored: Stored) -> str:
+def unused_prefix(stored: Stored) -> str:
     """What no storage key of the file begins with: a stranger chose those."""
     prefix = "weight "
     while any(key.startswith(prefix) for key in stored.records):

@@ -34,7 +34,7 @@ from ckmigrate.placement import safetensors_image, torch_phases
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.training.layouts import Layout
 
-__all__ = ["make_folder"]
+__all__ = ["Shard", "kept_shards", "make_folder"]
 
 _NUMBERED: Final = re.compile(r"(.+)-[0-9]{5,}-of-[0-9]{5,}(\.[^.]+)")
 _SUFFIX: Final[Mapping[Container, str]] = {"safetensors": ".safetensors", "torch": ".bin"}
@@ -42,7 +42,7 @@ _STEM: Final[Mapping[Container, str]] = {"safetensors": "model", "torch": "pytor
 
 
 @dataclass(frozen=True, slots=True)
-class _Shard:
+class Shard:
     """Entries of one file.
 
     origin  number of the source file that gives it its place
@@ -80,7 +80,9 @@ def make_folder(
     container = stored.folder.container if stored.folder else "safetensors"
     prefix = "" if unwrap else layout.prefix
     shards = _sized(plan, stored, layout, max_shard_size) if max_shard_size else None
-    names, index = _names(stored, shards or _kept(plan, stored, layout), is_new=shards is not None)
+    names, index = _names(
+        stored, shards or kept_shards(plan, stored, layout), is_new=shards is not None
+    )
     names = {name: _without_tied(shard, left_out(plan, stored)) for name, shard in names.items()}
     made = _Maker(plan, stored, layout, prefix, tag, string_metadata(stored, tree))
     files = {name: made.file(shard, container) for name, shard in names.items()}
@@ -106,7 +108,7 @@ def _lost(stored: Stored, layout: Layout, tree: object, gone: Sequence[Path]) ->
     return [f"metadata '{key}'" for key in texts]
 
 
-def _without_tied(shard: _Shard, tied: Mapping[str, str]) -> _Shard:
+def _without_tied(shard: Shard, tied: Mapping[str, str]) -> Shard:
     """The shard without those names that are tied to another one in it."""
     here = {entry.name for entry in shard.entries}
     left = {name: kept for name, kept in tied.items() if name in here and kept in here}
@@ -122,16 +124,17 @@ def _origin(entry: Entry, stored: Stored, layout: Layout) -> int | None:
     return None if name is None else stored.records[layout.entries[name].storage.key].file
 
 
-def _kept(plan: Plan, stored: Stored, layout: Layout) -> list[_Shard]:
+def kept_shards(plan: Plan, stored: Stored, layout: Layout) -> list[Shard]:
+    """The entries by the shard that they stay in; what is new goes to the last one."""
     origins = [_origin(entry, stored, layout) for entry in plan.entries]
     last = max((number for number in origins if number is not None), default=0)
     groups: dict[int, list[Entry]] = {}
     for entry, origin in zip(plan.entries, origins, strict=True):
         groups.setdefault(last if origin is None else origin, []).append(entry)
-    return [_Shard(n, tuple(groups[n])) for n in sorted(groups)] or [_Shard(0, ())]
+    return [Shard(n, tuple(groups[n])) for n in sorted(groups)] or [Shard(0, ())]
 
 
-def _sized(plan: Plan, stored: Stored, layout: Layout, most: int) -> list[_Shard]:
+def _sized(plan: Plan, stored: Stored, layout: Layout, most: int) -> list[Shard]:
     """Shards filled one after the other; a name that is not written stands where its tensor is."""
     tied = left_out(plan, stored)
     groups: list[list[Entry]] = [[]]
@@ -145,12 +148,12 @@ def _sized(plan: Plan, stored: Stored, layout: Layout, most: int) -> list[_Shard
     for entry in (entry for entry in plan.entries if entry.name in tied):
         next(g for g in groups if tied[entry.name] in {e.name for e in g}).append(entry)
     firsts = [_origin(group[0], stored, layout) if group else None for group in groups]
-    return [_Shard(n or 0, tuple(group)) for n, group in zip(firsts, groups, strict=True)]
+    return [Shard(n or 0, tuple(group)) for n, group in zip(firsts, groups, strict=True)]
 
 
 def _names(
-    stored: Stored, shards: Sequence[_Shard], *, is_new: bool
-) -> tuple[dict[str, _Shard], str | None]:
+    stored: Stored, shards: Sequence[Shard], *, is_new: bool
+) -> tuple[dict[str, Shard], str | None]:
     """The file name of every shard, and that of the index, if there is one.
 
     Numbered names are numbered anew; others are kept, as long as their shards are.
@@ -200,10 +203,10 @@ class _Maker:
     tag: str
     metadata: Mapping[str, str]
 
-    def file(self, shard: _Shard, container: Container) -> OutputFile:
+    def file(self, shard: Shard, container: Container) -> OutputFile:
         return self._safetensors(shard) if container == "safetensors" else self._torch(shard)
 
-    def _safetensors(self, shard: _Shard) -> OutputFile:
+    def _safetensors(self, shard: Shard) -> OutputFile:
         tied = {self.prefix + name: self.prefix + kept for name, kept in shard.tied.items()}
         image = safetensors_image(
             shard.entries,
@@ -217,7 +220,7 @@ class _Maker:
         ordered = sorted(work, key=lambda key: image.slots[key].offset)
         return OutputFile(image, {key: work[key] for key in ordered})
 
-    def _torch(self, shard: _Shard) -> OutputFile:
+    def _torch(self, shard: Shard) -> OutputFile:
         made = new_tensors(self.plan, self.stored, self.layout)
         tree: dict[str, Tensor] = {self.prefix + e.name: made[e.name] for e in shard.entries}
         where = torch_phases(shard.entries, made, self.stored, self.layout.entries)

@@ -13,6 +13,7 @@ from tests.cli_project import BASE, Toy
 from tests.dcp_folders import handmade, rows
 
 _HEAVY = ("torch", "numpy", "rich", "packaging", "safetensors", "click.testing")
+_TO_2 = ("--to", "2", "--no-model")
 _PROBE = (
     "import sys; from ckmigrate.cli import main; code = main(sys.argv[1:]); "
     f"print(code, *(n for n in {_HEAVY!r} if n in sys.modules), file=sys.stderr)"
@@ -36,6 +37,8 @@ _PROBE = (
         (["check", "--no-model"], {"packaging"}),
         (["upgrade", "old.safetensors", "-o", "new.safetensors", "--no-model"], {"packaging"}),
         (["upgrade", "old.safetensors", "-o", "new.pt", "--no-model"], {"packaging"}),
+        (["upgrade", "old.safetensors", "--in-place", "--fast", *_TO_2], {"packaging"}),
+        (["stamp", "old.safetensors", "base", "--in-place", "--fast", "--no-model"], {"packaging"}),
         (["stamp", "old.safetensors", "base", "-o", "b.safetensors", "--no-model"], {"packaging"}),
         (["verify", "old.safetensors", "--no-model"], {"packaging"}),
         (["revision", "-m", "More"], {"packaging"}),

@@ -34,6 +34,7 @@ VERBS = {
     "downgrade": "Migrate checkpoints back to an older revision.",
     "verify": "Prove that checkpoints are intact and fit.",
     "stamp": "Record a revision in checkpoints without migrating them.",
+    "undo": "Take the newest change of --in-place --fast back.",
 }
 
 _ELSEWHERE = {
@@ -46,6 +47,9 @@ _ELSEWHERE = {
     "merge": "revision",
     "migrate": "upgrade",
     "new": "revision",
+    "recover": "undo",
+    "restore": "undo",
+    "revert": "undo",
     "rollback": "downgrade",
     "status": "current",
     "test": "check",

@@ -32,6 +32,7 @@ class Placement:
     """The output options of a command; exactly one of the first three is given.
 
     folder  the result is a folder of shards, whatever the source is
+    fast    in place, and by changing headers only
     """
 
     out: Path | None
@@ -40,6 +41,7 @@ class Placement:
     backup: bool
     overwrite: bool
     folder: bool = False
+    fast: bool = False
 
     def path_for(self, source: Found) -> Path:
         """The file or folder that the result of `source` gets."""
@@ -109,6 +111,7 @@ def place(
     overwrite: bool,
     verb: str,
     sharded: bool = False,
+    fast: bool = False,
 ) -> Placement:
     """The placement that the options ask for; `sharded` says that an option asks for a folder.
 
@@ -119,14 +122,14 @@ def place(
     paths = [found.path for found in collection.found]
     if sum(given) != 1:
         raise _no_way(verb, paths[0], sum(given))
-    _check_options(in_place=in_place, no_backup=no_backup, overwrite=overwrite)
+    _check_options(in_place=in_place, no_backup=no_backup, overwrite=overwrite, fast=fast)
     path = None if out is None else Path(out)
     folder = sharded or bool(out and out.endswith("/"))
     if path is not None:
         _check_out(path, paths, folder=folder)
     if folder:
         _check_folder(path, paths, in_place=in_place)
-    placement = Placement(path, out_dir, in_place, not no_backup, overwrite, folder)
+    placement = Placement(path, out_dir, in_place, not no_backup, overwrite, folder, fast)
     why = "each result needs a name of its own"
     fix = "Give each file once; to keep the folders that they are in, give the folder above them "
     fix += "or a pattern in quotes, such as 'runs/*/last.ckpt'."
@@ -152,7 +155,10 @@ def _free_name(path: Path) -> str:
     return name if path.name != name else f"newer{path.suffix}"
 
 
-def _check_options(*, in_place: bool, no_backup: bool, overwrite: bool) -> None:
+def _check_options(*, in_place: bool, no_backup: bool, overwrite: bool, fast: bool) -> None:
+    if fast and not in_place:
+        what = "--fast goes with --in-place only"
+        raise UsageError("CKM233", what, fix="It changes the file itself and writes no other.")
     if no_backup and not in_place:
         what, fix = "--no-backup goes with --in-place only", "A new file replaces nothing."
         raise UsageError("CKM233", what, fix=fix)

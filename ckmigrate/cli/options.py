@@ -81,6 +81,7 @@ _OUTPUT = (
     click.option("-o", "--output", "out", metavar="OUT", help="The file to write, or a folder/."),
     click.option("--out-dir", metavar="DIR", type=PATH, help="Write under the same names there."),
     click.option("--in-place", is_flag=True, help="Replace the file; the old one stays as a .bak."),
+    click.option("--fast", is_flag=True, help="With --in-place: change headers only, or refuse."),
     click.option("--no-backup", is_flag=True, help="Keep no old version with --in-place."),
     click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
 )

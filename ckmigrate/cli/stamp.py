@@ -63,7 +63,7 @@ def command(
 
     \b
     Example:  ckmigrate stamp released.ckpt base -o tagged.ckpt
-              ckmigrate stamp fresh.ckpt head --in-place
+              ckmigrate stamp fresh.ckpt head --in-place --fast
     """
     output = {name: options.pop(name) for name in OUTPUT}
     batch = {name: options.pop(name) for name in BATCH}

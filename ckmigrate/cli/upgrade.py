@@ -30,6 +30,8 @@ from ckmigrate.execute.commit import InterruptedAfterCommit
 from ckmigrate.execute.lock import locked
 from ckmigrate.execute.preflight import Destination
 from ckmigrate.execute.staging import remove_stale_folders
+from ckmigrate.execute.undo import settle
+from ckmigrate.fast import carry_out_in_place
 from ckmigrate.formats.sharded import folder_of
 from ckmigrate.migrate import (
     Direction,
@@ -44,11 +46,12 @@ from ckmigrate.output import folder_format
 from ckmigrate.report.escape import printable
 from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data
 from ckmigrate.report.revisions import revision_text
+from ckmigrate.report.undone import undone_text
 from ckmigrate.report.units import counted
 
 __all__ = ["BATCH", "OUTPUT", "command", "find", "migrate_all", "skips_current", "write"]
 
-OUTPUT = ("out", "out_dir", "in_place", "no_backup", "overwrite")
+OUTPUT = ("out", "out_dir", "in_place", "fast", "no_backup", "overwrite")
 BATCH = ("jobs", "keep_going", "copy_current")
 
 
@@ -83,6 +86,10 @@ def command(
     the folder. It keeps its layout unless --max-shard-size asks for another. So is the folder of a
     torch distributed checkpoint (DCP), from one rank or many.
 
+    With --in-place --fast only headers change, in a time that does not depend on the size: names,
+    shapes, parts along dim 0, the tag. It is refused where the plan needs more (`ckmigrate plan`
+    tells beforehand), and `ckmigrate undo` takes it back.
+
     PATH may also be a folder, which is searched, or a pattern in quotes; --out-dir keeps the
     folders below it. After a failure no further checkpoint is begun, unless --keep-going; the exit
     code is that of the first failure. What is at REV already is skipped, but where one file is
@@ -94,6 +101,7 @@ def command(
               ckmigrate upgrade runs/ --out-dir migrated --jobs 4 --keep-going
               ckmigrate upgrade 'runs/**/last.ckpt' --in-place
               ckmigrate upgrade model.safetensors --in-place
+              ckmigrate upgrade model.safetensors --in-place --fast
               ckmigrate upgrade llama/ -o llama-new --max-shard-size 5GB
     """
     options["to"], options["use_model"] = to, not no_model
@@ -214,6 +222,8 @@ def write(
     try:
         with locked(folder_of(path)) if placement.in_place else nullcontext() as lock:
             if lock is not None:
+                if (undone := settle(lock.path)) is not None:
+                    session.note(f"note: {undone_text(path, undone)}")
                 # What a dead run left in a folder would be read as part of it.
                 remove_stale_folders(lock.path)
             prepared = decide(path)
@@ -226,9 +236,14 @@ def write(
             destination = placement.destination(found, prepared.identity.revision)
             if (left := _left_behind(prepared, destination)) is not None:
                 session.note(f"note: {printable(path)}: {left}")
-            outcome = carry_out(
-                prepared, destination, progress=watch.progress, phase=watch.phase, lock=lock
-            )
+            if placement.fast and lock is not None:
+                outcome = carry_out_in_place(
+                    prepared, keep=placement.backup, phase=watch.phase, lock=lock
+                )
+            else:
+                outcome = carry_out(
+                    prepared, destination, progress=watch.progress, phase=watch.phase, lock=lock
+                )
     except KeyboardInterrupt as interrupt:
         # While the lock is released, the new file stands already.
         if outcome is None:

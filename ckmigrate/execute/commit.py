@@ -24,6 +24,7 @@ from ckmigrate.execute.signals import signals_held
 from ckmigrate.execute.source import changed
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.execute.temporary import Temporary, remove_stale, temporary
+from ckmigrate.execute.undo import settle
 from ckmigrate.formats.base import FileIdentity, FileImage, StoredFile
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "backup_path",
     "check_unchanged",
     "commit",
+    "force_folder",
     "give_mode",
     "has_name",
     "holding",
@@ -97,6 +99,7 @@ def commit(
         remove_stale_folders(target)
         check_unchanged(sources)
         old = preflight(destination, image.size, source=source)
+        settle(target)
         with temporary(target) as file:
             write_image(file.fd, image, fill)
             verify(file.path, file.fd)
@@ -110,7 +113,7 @@ def commit(
                 with signals_held():
                     _give_name(file, target, replace=old is not None)
                     done.append(committed)
-                    _force_folder(target)
+                    force_folder(target)
         return committed
 
 
@@ -272,7 +275,7 @@ def _unpublished(error: OSError, target: Path) -> Exception:
     )
 
 
-def _force_folder(target: Path) -> None:
+def force_folder(target: Path) -> None:
     """CKM758 where the new name might not survive a power cut."""
     try:
         syscalls.fsync_folder(target.parent)

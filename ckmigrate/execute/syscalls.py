@@ -22,10 +22,13 @@ __all__ = [
     "chmod",
     "chown",
     "close",
+    "collapse_range",
     "copy_range",
     "exchange",
     "fsync",
     "fsync_folder",
+    "hole",
+    "insert_range",
     "link",
     "lock",
     "lstat",
@@ -40,8 +43,10 @@ __all__ = [
     "rmdir",
     "stat",
     "statvfs",
+    "truncate",
     "unlink",
     "unlock",
+    "utime",
 ]
 
 before: Callable[[str, tuple[object, ...]], None] | None = None
@@ -62,6 +67,8 @@ _CANNOT_EXCHANGE: Final = frozenset(
 )
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
+_COLLAPSE_RANGE: Final = 0x08
+_INSERT_RANGE: Final = 0x20
 _CANNOT_SYNC_FOLDER: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -219,6 +226,58 @@ def preallocate(fd: int, nbytes: int) -> None:
             raise
         _announce("ftruncate", fd, nbytes)
         os.ftruncate(fd, nbytes)
+
+
+def insert_range(fd: int, nbytes: int, *, offset: int) -> None:
+    """Move everything from `offset` on back by `nbytes`, without copying it; both are multiples of
+    the file system's block. A power cut may leave the gap at a later place than was asked for.
+    OSError where the file system cannot, and then nothing has changed."""
+    _announce("insert_range", fd, nbytes, offset)
+    _fallocate(fd, _INSERT_RANGE, offset, nbytes)
+
+
+def collapse_range(fd: int, nbytes: int, *, offset: int) -> None:
+    """Take `nbytes` out of a file at `offset`: the inverse of `insert_range`."""
+    _announce("collapse_range", fd, nbytes, offset)
+    _fallocate(fd, _COLLAPSE_RANGE, offset, nbytes)
+
+
+def _fallocate(fd: int, mode: int, offset: int, nbytes: int) -> None:
+    import ctypes  # slow to import, and Python's os has no modes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    call = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(nbytes)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def hole(fd: int, *, start: int = 0) -> tuple[int, int]:
+    """The first hole from `start` on: its begin and its end. A file without one has its hole behind
+    the last byte: both are the size."""
+    size = os.fstat(fd).st_size
+    if start >= size:
+        return size, size
+    begin = os.lseek(fd, start, os.SEEK_HOLE)
+    try:
+        return begin, os.lseek(fd, begin, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return begin, size
+
+
+def truncate(fd: int, nbytes: int) -> None:
+    _announce("ftruncate", fd, nbytes)
+    os.ftruncate(fd, nbytes)
+
+
+def utime(fd: int, mtime_ns: int) -> None:
+    """Set when a file was changed last; when it was read last stays."""
+    _announce("utime", fd, mtime_ns)
+    os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
 
 
 def fsync(fd: int) -> None:

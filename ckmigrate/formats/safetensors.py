@@ -32,7 +32,16 @@ from ckmigrate.formats.safetensors_header import (
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.spec import TensorSpec
 
-__all__ = ["BLOCK", "MAX_HEADER", "TAG_KEY", "TIED", "image", "is_safetensors", "read"]
+__all__ = [
+    "BLOCK",
+    "MAX_HEADER",
+    "TAG_KEY",
+    "TIED",
+    "header_over",
+    "image",
+    "is_safetensors",
+    "read",
+]
 
 TAG_KEY: Final = "ckmigrate"
 TIED: Final = "tied names left out"
@@ -185,6 +194,31 @@ def image(
     )
 
 
+def header_over(
+    made: FileImage, begins: Mapping[str, int], *, start: int, block: int = BLOCK
+) -> bytes:
+    """Length and header of the file `made`, with every tensor where its data lies already.
+
+    begins  where each tensor of the file begins, counted from the start of the data
+    start   where the data starts: the header ends there too where it fits. Where it does not, it is
+            longer by whole blocks, so that the data can be moved back by inserting them.
+
+    Raises StorageError CKM705 where the header is too long for the format.
+    """
+    ((_, raw),) = made.chunks
+    pairs, entries = parse(raw[8:], made.size - len(raw))
+    specs = {entry.name: entry.spec for entry in entries}
+    order = sorted(specs, key=lambda name: (begins[name], specs[name].nbytes))
+    spans = {name: (begins[name], begins[name] + specs[name].nbytes) for name in order}
+    tag = pairs.pop(TAG_KEY, None)
+    header = _render(specs, spans, pairs, tag)
+    missing = 8 + len(header) - start
+    length = start - 8 + (-(-(missing + _ROOM) // block) * block if missing > 0 else 0)
+    if length > MAX_HEADER:
+        raise _too_long(length)
+    return length.to_bytes(8, "little") + header.ljust(length)
+
+
 def _unwritable(what: str, why: str, fix: str) -> StorageError:
     return StorageError("CKM705", what, why=why, fix=fix)
 
@@ -267,9 +301,13 @@ def _padded(header: bytes, phase: int) -> bytes:
     needed = 8 + len(header) + _ROOM
     length = needed + (wanted - needed) % BLOCK - 8
     if length > MAX_HEADER:
-        raise _unwritable(
-            f"the safetensors header would have {length} bytes",
-            f"the format allows {MAX_HEADER}",
-            "Write a torch file (.pt), which has no such limit.",
-        )
+        raise _too_long(length)
     return header.ljust(length)
+
+
+def _too_long(length: int) -> StorageError:
+    return _unwritable(
+        f"the safetensors header would have {length} bytes",
+        f"the format allows {MAX_HEADER}",
+        "Write a torch file (.pt), which has no such limit.",
+    )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,15 +25,16 @@ from ckmigrate.formats.read_at import Region, read_at
 from ckmigrate.formats.torch_storages import StorageTable
 from ckmigrate.formats.torch_tag import TAG_RECORD, take_tag, with_tag
 from ckmigrate.formats.tree import Storage
-from ckmigrate.formats.zip_archive import Archive, Entry, read_archive
+from ckmigrate.formats.zip_archive import Archive, Entry, directory_lines, read_archive
 from ckmigrate.formats.zip_image import ALIGNMENT, Member, zip_image
 
-__all__ = ["image", "is_torch_zip", "read", "read_part"]
+__all__ = ["Addition", "addition", "image", "is_torch_zip", "read", "read_part"]
 
 _PICKLE: Final = "data.pkl"
 _LARGEST_PICKLE: Final = 1 << 29
 _LARGEST_NOTE: Final = 64
 _LARGEST_TAG: Final = 1 << 20
+_STAY: Final = ("version", ".data/version", "byteorder")
 _VERSIONS: Final = range(1, 11)
 _OWN: Final = frozenset(
     {
@@ -141,6 +142,86 @@ def image(
         name, phase = f"{archive_name}/data/{keys[key]}", _phase((phases or {}).get(key))
         members.append(Member(name, storage.nbytes, slot=key, phase=phase))
     return zip_image(members)
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What stands behind the old end of an archive that is changed by adding to it.
+
+    offset  the size of the old file
+    data    the new records, the new directory and its end records
+    used    the keys of all storages that the tree names
+    """
+
+    offset: int
+    data: bytes
+    used: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Of the file with the addition."""
+        return self.offset + len(self.data)
+
+
+def addition(
+    fd: int,
+    size: int,
+    tree: object,
+    *,
+    tag: str | None,
+    tag_as: Literal["key", "record"],
+    records: Mapping[str, str],
+    new: Mapping[str, bytes],
+    where: str,
+) -> Addition:
+    """The bytes that make the open archive `fd` of `size` bytes the file of another tree.
+
+    records  the record of each storage that is in the archive already, by `Storage.key`
+    new      the little-endian bytes of those that are not
+
+    Nothing old is overwritten: a new pickle and a new directory take the place of the old ones, so
+    that cutting the addition off gives the old file back. Records that the tree does not need are
+    not listed any more, and their bytes stay; so do those that promise the order of all records,
+    which would not be true any more.
+
+    Raises StorageError CKM715, CKM716 and CKM718 as `read` and `image` do.
+    """
+    top, lines = directory_lines(fd, size, where=where)
+    names = _RecordNames({key: f"data/{name}" for key, name in records.items()}, set(lines))
+    named = with_tag(tree, tag) if tag is not None and tag_as == "key" else tree
+    notes = {_PICKLE: dumps(named, storage_key=names.key_of)}
+    if tag is not None and tag_as == "record":
+        notes[TAG_RECORD] = tag.encode()
+    notes |= {names.used[key]: raw for key, raw in new.items() if key in names.used}
+    old = (*_STAY, *(name for key, name in names.used.items() if key not in new))
+    kept = [lines[name] for name in dict.fromkeys(old) if name in lines]
+    members = [Member(f"{top}/{name}", len(raw), raw) for name, raw in notes.items()]
+    made = zip_image(members, begin=size, kept=kept)
+    assert made.finish is not None
+    parts = sorted((*made.chunks, *made.finish({})))
+    return Addition(size, b"".join(raw for _, raw in parts), tuple(names.used))
+
+
+class _RecordNames:
+    """The records of the storages that a tree names; new ones get numbers that are free."""
+
+    def __init__(self, known: Mapping[str, str], taken: set[str]) -> None:
+        self.used: dict[str, str] = {}
+        self._known = known
+        self._taken = {name.casefold() for name in taken}
+        self._next = 0
+
+    def key_of(self, storage: Storage) -> str:
+        if storage.key not in self.used:
+            self.used[storage.key] = self._known.get(storage.key) or self._fresh()
+        return self.used[storage.key].removeprefix("data/")
+
+    def _fresh(self) -> str:
+        while f"data/{self._next}" in self._taken:
+            self._next += 1
+        name = f"data/{self._next}"
+        self._taken.add(name)
+        return name
 
 
 def _phase(wanted: int | None) -> int | None:

@@ -36,7 +36,7 @@ from ckmigrate.formats.zip_headers import (
     wide,
 )
 
-__all__ = ["Archive", "Entry", "read_archive"]
+__all__ = ["Archive", "Entry", "directory_lines", "read_archive"]
 
 _WITH_DESCRIPTOR: Final = 0x0008
 _ENCRYPTED: Final = 0x2041
@@ -64,13 +64,14 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """One line of the central directory."""
+    """One line of the central directory, and its bytes."""
 
     name: bytes
     flags: int
     crc: int
     size: int
     header: int
+    raw: bytes
 
 
 def read_archive(fd: int | Region, size: int, *, where: str) -> Archive:
@@ -84,6 +85,22 @@ def read_archive(fd: int | Region, size: int, *, where: str) -> Archive:
     except Crooked as crooked:
         fix = "Download or copy the file again; if it stays so, save it again with torch.save."
         raise StorageError("CKM715", crooked.what, where=where, why=crooked.why, fix=fix) from None
+
+
+def directory_lines(fd: int, size: int, *, where: str) -> tuple[str, dict[str, bytes]]:
+    """The folder that all entries are in, and the line of each in the central directory by its name
+    without that folder, for a writer that goes on listing them.
+
+    The entries themselves are not looked at: `read_archive` has accepted them. Errors are its own.
+    """
+    try:
+        begin, length, count = _directory(fd, size, where)
+        listed = list(_central(read_at(fd, begin, length, where=where), count))
+        lines = {name: line.raw for name, line in zip(_names(listed), listed, strict=True)}
+        top = next(iter(lines), "").split("/")[0]
+        return top, {name[len(top) + 1 :]: raw for name, raw in lines.items()}
+    except Crooked as crooked:
+        raise StorageError("CKM715", crooked.what, where=where, why=crooked.why) from None
 
 
 def _archive(fd: int | Region, size: int, where: str) -> Archive:
@@ -148,6 +165,7 @@ def _directory64(
 def _central(raw: bytes, count: int) -> Iterator[_Listed]:
     position = 0
     for _ in range(count):
+        line = position
         if position + CENTRAL.size > len(raw):
             raise Crooked("the directory of the zip archive is cut off")
         fields = CENTRAL.unpack_from(raw, position)
@@ -163,7 +181,7 @@ def _central(raw: bytes, count: int) -> Iterator[_Listed]:
         size, packed, header = wide(extra, (size, packed, header), name)
         if packed != size:
             raise Crooked(f"entry {shown(name)} has two sizes, {packed} and {size}")
-        yield _Listed(name, flags, crc, size, header)
+        yield _Listed(name, flags, crc, size, header, raw[line:position])
     if position != len(raw):
         raise Crooked("the directory of the zip archive has more lines than it says")
 

@@ -67,10 +67,18 @@ class _Placed:
     begin: int
 
 
-def zip_image(members: Sequence[Member]) -> FileImage:
-    """The archive with these members, in this order; slots by `Member.slot`."""
-    placed = _place(members)
-    directory = placed[-1].begin + placed[-1].member.size if placed else 0
+def zip_image(
+    members: Sequence[Member], *, begin: int = 0, kept: Sequence[bytes] = ()
+) -> FileImage:
+    """The archive with these members, in this order; slots by `Member.slot`.
+
+    begin  where they begin: behind the end of an archive that they are added to
+    kept   lines of its directory, for those of its entries that the new directory still lists
+
+    What stands before `begin` is no part of the image, and stays where it is.
+    """
+    placed = _place(members, begin)
+    directory = placed[-1].begin + placed[-1].member.size if placed else begin
     chunks = [
         (p.header, _local_header(p, zlib.crc32(p.member.data)) + p.member.data)
         for p in placed
@@ -87,9 +95,9 @@ def zip_image(members: Sequence[Member]) -> FileImage:
             for p, crc in zip(placed, own, strict=True)
             if p.member.data is None
         ]
-        return (*headers, (directory, _directory(placed, own, directory)))
+        return (*headers, (directory, _directory(placed, own, directory, kept)))
 
-    size = directory + len(_directory(placed, [0] * len(placed), directory))
+    size = directory + len(_directory(placed, [0] * len(placed), directory, kept))
     return FileImage(size, tuple(chunks), slots, finish)
 
 
@@ -99,9 +107,8 @@ def _crc(member: Member, crcs: Mapping[str, int]) -> int:
     return crcs[str(member.slot)] if member.size else 0
 
 
-def _place(members: Iterable[Member]) -> list[_Placed]:
+def _place(members: Iterable[Member], end: int) -> list[_Placed]:
     placed: list[_Placed] = []
-    end = 0
     for member in members:
         begin = _data_offset(member, end)
         placed.append(_Placed(member, end, begin))
@@ -134,10 +141,12 @@ def _local_header(placed: _Placed, crc: int) -> bytes:
     return LOCAL.pack(*start, len(name), len(extra)) + name + extra
 
 
-def _directory(placed: Sequence[_Placed], crcs: Sequence[int], offset: int) -> bytes:
+def _directory(
+    placed: Sequence[_Placed], crcs: Sequence[int], offset: int, kept: Sequence[bytes]
+) -> bytes:
     """The central directory and the end records; its length does not depend on the checksums."""
-    lines = b"".join(_line(p, crc) for p, crc in zip(placed, crcs, strict=True))
-    count, length = len(placed), len(lines)
+    lines = b"".join((*kept, *(_line(p, crc) for p, crc in zip(placed, crcs, strict=True))))
+    count, length = len(kept) + len(placed), len(lines)
     end64 = END64.pack(END64_ID, 44, _LARGE, _LARGE, 0, 0, count, count, length, offset)
     locator = LOCATOR.pack(LOCATOR_ID, 0, offset + length, 1)
     small, narrow = min(count, FULL16), (min(length, FULL32), min(offset, FULL32))

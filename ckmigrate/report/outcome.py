@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckmigrate.execute.commit import Committed
 from ckmigrate.migrate import Outcome, Prepared
 from ckmigrate.report.escape import printable
 from ckmigrate.report.json import identity_data, revision_data
@@ -21,7 +22,12 @@ def outcome_text(outcome: Outcome) -> str:
         counted(len(prepared.plan.entries), "entry", "entries"),
         bytes_text(outcome.written),
     ]
-    line = f"wrote {printable(committed.path)}: {', '.join(facts)}; {_proof(prepared)}"
+    verb = "changed in place" if outcome.fast else "wrote"
+    line = f"{verb} {printable(committed.path)}: {', '.join(facts)}; {_proof(prepared)}"
+    if outcome.spare:
+        line += f"\n  {bytes_text(outcome.spare)} of dropped tensors stay in it until it is copied"
+    if outcome.fast:
+        return line + _way_back(committed)
     if committed.backup is not None:
         line += f"\n  the old version is {printable(committed.backup)}"
     return line
@@ -35,6 +41,8 @@ def outcome_data(outcome: Outcome) -> dict[str, object]:
         "output": str(committed.path),
         "backup": None if committed.backup is None else str(committed.backup),
         "bytes": outcome.written,
+        "fast": outcome.fast,
+        "spare_bytes": outcome.spare,
         **_common(prepared),
         "verified_by": "strict load" if prepared.target else "reading it back",
     }
@@ -43,6 +51,13 @@ def outcome_data(outcome: Outcome) -> dict[str, object]:
 def untouched_data(prepared: Prepared) -> dict[str, object]:
     """The fields of a file that needed nothing."""
     return {"written": False, "output": None, "backup": None, "bytes": 0, **_common(prepared)}
+
+
+def _way_back(committed: Committed) -> str:
+    if committed.backup is None:
+        return ""
+    record = printable(committed.backup.name)
+    return f"\n  `ckmigrate undo {printable(committed.path)}` takes it back, by {record}"
 
 
 def _common(prepared: Prepared) -> dict[str, object]:

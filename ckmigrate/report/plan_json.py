@@ -16,6 +16,7 @@
   "totals": {"entries": {kind: count}, "bytes": {"written", "copied", "filled", "gathered",
              "computed"}, "peak_memory"},
   "needs_torch": bool,
+  "fast": {"possible": bool, "obstacles": [texts]},
   "checks": [claims],
   "compared_with": text or null,
   "notes": [texts]
@@ -29,6 +30,7 @@ from __future__ import annotations
 from ckmigrate.compile import TracedScript
 from ckmigrate.expr import sources
 from ckmigrate.migrate import Prepared
+from ckmigrate.patch import obstacles
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.report.json import entry_data, identity_data, revision_data
 from ckmigrate.report.plan_counts import counts, dropped, kind_of
@@ -38,7 +40,7 @@ __all__ = ["plan_data"]
 
 def plan_data(prepared: Prepared) -> dict[str, object]:
     """The fields of a plan, as the module says."""
-    plan = prepared.plan
+    plan, reasons = prepared.plan, obstacles(prepared)
     return {
         "direction": prepared.direction,
         "from": identity_data(prepared.history, prepared.identity),
@@ -48,6 +50,7 @@ def plan_data(prepared: Prepared) -> dict[str, object]:
         "dropped": list(dropped(plan)),
         "totals": _totals(plan),
         "needs_torch": plan.needs_torch,
+        "fast": {"possible": not reasons, "obstacles": list(reasons)},
         "checks": [check.claim for check in plan.checks],
         "compared_with": prepared.compared,
         "notes": list(prepared.notes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckmigrate.migrate import Prepared
+from ckmigrate.patch import obstacles
 from ckmigrate.plan import Plan
 from ckmigrate.report.escape import printable, shortened
 from ckmigrate.report.plan_counts import counts
@@ -30,7 +31,7 @@ def plan_text(prepared: Prepared, *, width: int = 80, full: bool = False) -> str
         done = changes(traced, full=full)
         lines += [line for change in done for line in change_lines(change, width, full=full)]
         lines += [] if done else ["    (no operations)"]
-    return "\n".join([*lines, "", *_totals(prepared)])
+    return "\n".join([*lines, "", *_totals(prepared, width, full=full)])
 
 
 def _heading(prepared: Prepared) -> Iterator[str]:
@@ -75,7 +76,7 @@ def _operands(text: str) -> Iterator[str]:
     yield from (f"+ {other}" for other in others)
 
 
-def _totals(prepared: Prepared) -> Iterator[str]:
+def _totals(prepared: Prepared, width: int, *, full: bool) -> Iterator[str]:
     plan = prepared.plan
     numbers = {kind: count for kind, count in counts(plan).items() if count}
     listed = ", ".join(f"{count} {kind}" for kind, count in numbers.items())
@@ -89,10 +90,20 @@ def _totals(prepared: Prepared) -> Iterator[str]:
     if plan.checks:
         claims = counted(len(plan.checks), "claim")
         yield f"  checks      {claims} about values, before anything is written"
+    fast = _fast(prepared)
+    yield f"  fast        {fast if full else shortened(fast, width - 14)}"
     compared = prepared.compared
     yield f"  compared    {printable(compared) if compared else 'with nothing: no schema is known'}"
     for note in prepared.notes:
         yield f"  note        {printable(note)}"
+
+
+def _fast(prepared: Prepared) -> str:
+    reasons = obstacles(prepared)
+    if not reasons:
+        return "yes: --in-place --fast moves no tensor"
+    more = f" (and {counted(len(reasons) - 1, 'other reason')})" if len(reasons) > 1 else ""
+    return f"no: {printable(reasons[0])}{more}"
 
 
 def _loads(prepared: Prepared) -> bool:
