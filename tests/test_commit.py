@@ -24,7 +24,8 @@ from ckmigrate.execute.commit import (
     commit,
 )
 from ckmigrate.execute.lock import locked
-from ckmigrate.execute.temporary import is_temporary
+from ckmigrate.execute.staging import remove_stale_folders, staging
+from ckmigrate.execute.temporary import is_temporary, remove_stale, temporary
 from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
 
 OLD = b"old " * 1000
@@ -585,3 +586,26 @@ def test_without_file_locks_the_name_tells_who_is_dead(
             lock=lock,
         )
     assert sorted(path.name for path in folder.iterdir()) == [elsewhere.name, "old.pt"]
+
+
+def test_a_temporary_that_a_neighbour_takes_for_a_dead_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stolen: list[Path] = []
+
+    def steal(name: str, arguments: tuple[object, ...]) -> None:
+        if name == "flock" and not stolen:
+            stolen.extend(tmp_path.iterdir())
+            monkeypatch.setattr(syscalls, "before", None)
+            remove_stale(tmp_path / "neighbour")
+            remove_stale_folders(tmp_path / "neighbour")
+            assert not stolen[0].exists()
+
+    for make in (temporary, staging):
+        stolen.clear()
+        monkeypatch.setattr(syscalls, "before", steal)
+        with make(tmp_path / "x.pt") as made:
+            assert stolen
+            assert made.path.exists()
+            assert made.path != stolen[0]
+        assert list(tmp_path.iterdir()) == []

@@ -61,13 +61,9 @@ def staging(target: Path) -> Iterator[Staging]:
     like itself. Only where it is not certain that the change survives a power cut (CKM758) all
     stays, for the next run to settle.
     """
-    path = target.with_name(new_name(target))
-    syscalls.mkdir(path)
-    fd, tries = -1, 2
+    path, fd = _create(target)
+    tries = 2
     try:
-        fd = syscalls.open_fd(path, _OPEN)
-        with suppress(OSError):  # Without locks the name tells who is alive.
-            syscalls.lock(fd)
         yield Staging(path, fd)
     except StorageError as error:
         tries = 0 if error.code == "CKM758" else tries
@@ -77,8 +73,37 @@ def staging(target: Path) -> Iterator[Staging]:
             with suppress(OSError):
                 remove_tree(path)
                 break
-        if fd >= 0:
-            syscalls.close(fd)
+        syscalls.close(fd)
+
+
+def _create(target: Path) -> tuple[Path, int]:
+    """A new, locked folder. Between its making and its lock a run for a neighbour may take it for
+    a dead one's and remove it; then another is made."""
+    while True:
+        path = target.with_name(new_name(target))
+        syscalls.mkdir(path)
+        fd, is_ours = -1, False
+        try:
+            fd = syscalls.open_fd(path, _OPEN)
+            is_ours = _locked(fd) and os.path.samestat(os.fstat(fd), os.lstat(path))
+        except FileNotFoundError:
+            pass
+        finally:
+            if not is_ours:
+                with suppress(OSError):
+                    remove_tree(path)
+                if fd >= 0:
+                    syscalls.close(fd)
+        if is_ours:
+            return path, fd
+
+
+def _locked(fd: int) -> bool:
+    """Without locks the name tells who is alive."""
+    try:
+        return syscalls.lock(fd)
+    except OSError:
+        return True
 
 
 def swap_path(stage: Staging, backup: Path) -> Path:

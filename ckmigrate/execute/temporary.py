@@ -69,10 +69,24 @@ def temporary(target: Path) -> Iterator[Temporary]:
 
 
 def _create(target: Path) -> Temporary:
+    """Between its making and its lock a run for a neighbour may take the file for a dead one's and
+    remove it; then another is made."""
+    while True:
+        file, is_locked = _try_to_create(target)
+        if is_locked and os.fstat(file.fd).st_nlink:
+            return file
+        with suppress(OSError):
+            syscalls.unlink(file.path)
+        syscalls.close(file.fd)
+
+
+def _try_to_create(target: Path) -> tuple[Temporary, bool]:
+    """A new file, and whether its lock is ours, or cannot be had on this file system."""
     path = target.with_name(new_name(target))
     fd = syscalls.open_fd(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    is_locked = True
     try:
-        syscalls.lock(fd)
+        is_locked = syscalls.lock(fd)
     except OSError:
         pass  # Some network file systems cannot lock; the name then tells who is alive.
     except BaseException:
@@ -80,7 +94,7 @@ def _create(target: Path) -> Temporary:
             syscalls.unlink(path)
         syscalls.close(fd)
         raise
-    return Temporary(path, fd)
+    return Temporary(path, fd), is_locked
 
 
 def new_name(target: Path) -> str:
