@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 
+from ckmigrate.autogenerate.could_be import could_be
 from ckmigrate.autogenerate.patterns import rename_call, renames
 from ckmigrate.autogenerate.proposal import Certainty, Proposal
 from ckmigrate.autogenerate.replay import run_call, start_of
@@ -15,6 +17,28 @@ from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import Schema, TensorSpec
 
 __all__ = ["Board"]
+
+
+@dataclass(frozen=True)
+class _View:
+    """One state against the new schema; each side is compared once."""
+
+    schema: Schema
+    new: Schema
+
+    @cached_property
+    def vanished(self) -> dict[str, TensorSpec]:
+        return {name: spec for name, spec in self.schema.items() if name not in self.new}
+
+    @cached_property
+    def appeared(self) -> dict[str, TensorSpec]:
+        return {name: spec for name, spec in self.new.items() if name not in self.schema}
+
+    @cached_property
+    def changed(self) -> dict[str, tuple[TensorSpec, TensorSpec]]:
+        new = self.new
+        both = ((name, spec, new[name]) for name, spec in self.schema.items() if name in new)
+        return {name: (spec, wanted) for name, spec, wanted in both if spec != wanted}
 
 
 class Board:
@@ -31,30 +55,30 @@ class Board:
         self._choices = choices
         self.state = start_of(old)
         self.proposals: list[Proposal] = []
+        self._view = _View(self.state.schema, new.schema)
         self._certain = self.state
-        self._shaky: set[str] = set()
+        self._shaky: dict[str, TensorSpec] = {}
+        self._claimed: set[TensorSpec] = set()
 
     @property
     def schema(self) -> Schema:
         """Names and specs under all proposals so far."""
-        return self.state.schema
+        return self._view.schema
 
     @property
-    def vanished(self) -> dict[str, TensorSpec]:
+    def vanished(self) -> Mapping[str, TensorSpec]:
         """Entries that the new schema has no name for."""
-        return {n: s for n, s in self.schema.items() if n not in self.new.schema}
+        return self._view.vanished
 
     @property
-    def appeared(self) -> dict[str, TensorSpec]:
+    def appeared(self) -> Mapping[str, TensorSpec]:
         """Entries of the new schema that are not there yet."""
-        entries = self.state.entries
-        return {n: s for n, s in self.new.schema.items() if n not in entries}
+        return self._view.appeared
 
     @property
-    def changed(self) -> dict[str, tuple[TensorSpec, TensorSpec]]:
+    def changed(self) -> Mapping[str, tuple[TensorSpec, TensorSpec]]:
         """Entries whose name is kept and whose spec is not: what it is, what it must be."""
-        now, new = self.schema, self.new.schema
-        return {n: (s, new[n]) for n, s in now.items() if n in new and new[n] != s}
+        return self._view.changed
 
     def rename(
         self,
@@ -79,18 +103,19 @@ class Board:
         """
         if proposal.call in self._choices:
             return self._add_chosen(proposal, self._choices[proposal.call])
-        after = _after(proposal.call, self.state)
+        after = _after(proposal, self.state)
         if after is None:
             return False
         if proposal.certainty == "certain":
-            alone = None if self._rests_on_guess(proposal) else _after(proposal.call, self._certain)
+            alone = None if self._rests_on_guess(proposal) else _after(proposal, self._certain)
             if alone is None:
                 proposal = replace(proposal, certainty="guess")
             else:
                 self._certain = alone
         if proposal.certainty != "certain":
-            self._shaky.update(proposal.targets)
+            self._open(proposal, after)
         self.state = after
+        self._view = _View(after.schema, self.new.schema)
         self.proposals.append(proposal)
         return True
 
@@ -106,8 +131,22 @@ class Board:
         self._choices = {old: new for old, new in self._choices.items() if old not in settled}
         return self.add(chosen)
 
+    def _open(self, proposal: Proposal, after: State) -> None:
+        now = self.state.entries
+        self._claimed |= {now[name].spec for name in proposal.sources if name in now}
+        self._shaky |= {n: after.entries[n].spec for n in proposal.targets if n in after.entries}
+
     def _rests_on_guess(self, proposal: Proposal) -> bool:
-        return not self._shaky.isdisjoint(proposal.sources)
+        return not self._shaky.keys().isdisjoint(proposal.sources)
+
+    def may_be_wanted(self, spec: TensorSpec) -> bool:
+        """Whether something new could be made of it that is not certain to come from elsewhere."""
+        wanted = {*self.appeared.values(), *self._shaky.values()}
+        return any(could_be(spec, other) for other in wanted)
+
+    def may_be_given(self, spec: TensorSpec, gone: Collection[TensorSpec]) -> bool:
+        """Whether it could be made of something that went, or that a guess gave away."""
+        return any(could_be(other, spec) for other in {*gone, *self._claimed})
 
 
 def _effect(before: State, after: State) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -117,8 +156,14 @@ def _effect(before: State, after: State) -> tuple[tuple[str, ...], tuple[str, ..
     return taken, tuple(n for n, e in new.items() if n not in old or old[n] is not e)
 
 
-def _after(call: str, state: State) -> State | None:
+def _after(proposal: Proposal, state: State) -> State | None:
+    """The state after it; None where the call refuses, or does anything but what it says."""
     try:
-        return run_call(call, state)
+        after = run_call(proposal.call, state)
     except MigrationError:
         return None
+    taken, given = map(set, _effect(state, after))
+    says = set(proposal.sources), set(proposal.targets)
+    kept = says[0] & says[1]
+    exact = says[0] - kept <= taken <= says[0] and says[1] - kept <= given <= says[1]
+    return after if exact else None

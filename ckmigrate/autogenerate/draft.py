@@ -15,9 +15,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ckmigrate.autogenerate.board import Board
+from ckmigrate.autogenerate.displaced import propose_displaced
+from ckmigrate.autogenerate.fresh import propose_drops, propose_new
+from ckmigrate.autogenerate.fresh_text import Fresh
+from ckmigrate.autogenerate.layers import propose_layers
 from ckmigrate.autogenerate.left_over import propose_todos
+from ckmigrate.autogenerate.parts import propose_concats, propose_splits
 from ckmigrate.autogenerate.proposal import Draft, Hints
-from ckmigrate.autogenerate.renaming import propose_given, propose_moves, propose_proven
+from ckmigrate.autogenerate.renaming import (
+    propose_given,
+    propose_modules,
+    propose_proven,
+    propose_subtrees,
+)
+from ckmigrate.autogenerate.shapes import propose_casts, propose_shapes
+from ckmigrate.autogenerate.stacks import propose_stacks, propose_unstacks
+from ckmigrate.autogenerate.ties import propose_second_names, propose_ties
 from ckmigrate.snapshot import Snapshot
 
 __all__ = ["draft"]
@@ -37,9 +50,25 @@ def draft(
     MigrationError where a given rename or a chosen call cannot be made.
     """
     known = hints or Hints()
+    fresh = Fresh(initialisers)
     board = Board(old, new, known.choices)
     propose_given(board, known.renames)
     propose_proven(board, known.equal)
-    propose_moves(board)
+    propose_subtrees(board)
+    propose_layers(board, fresh)
+    propose_modules(board)
+    propose_second_names(board)
+    propose_stacks(board)
+    propose_unstacks(board)
+    propose_splits(board)
+    propose_concats(board)
+    propose_displaced(board)
+    gone = set(board.vanished.values())
+    propose_casts(board, fresh)
+    propose_shapes(board, fresh)
+    propose_layers(board, fresh)
+    propose_drops(board)
+    propose_new(board, fresh, gone)
+    propose_ties(board)
     propose_todos(board)
     return Draft(tuple(board.proposals))

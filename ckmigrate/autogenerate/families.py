@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ckmigrate.spec import TensorSpec
 
-__all__ = ["Family", "Index", "families", "singles"]
+__all__ = ["Family", "Index", "families", "is_number", "singles"]
 
 Index = tuple[str, ...]
 
@@ -35,10 +35,10 @@ class Family:
     def leaf(self) -> str:
         return self.path[-1]
 
-    @property
-    def key(self) -> frozenset[tuple[Index, TensorSpec]]:
-        """Equal for families that may stand for each other."""
-        return frozenset(self.specs.items())
+
+def is_number(segment: str) -> bool:
+    """Whether a segment is an index: ASCII digits without leading zeros."""
+    return segment.isascii() and segment.isdecimal() and str(int(segment)) == segment
 
 
 def families(specs: Mapping[str, TensorSpec]) -> list[Family]:
@@ -46,8 +46,8 @@ def families(specs: Mapping[str, TensorSpec]) -> list[Family]:
     found: dict[tuple[str, ...], dict[Index, str]] = {}
     for name in specs:
         segments = name.split(".")
-        path = tuple("#" if s.isdecimal() else s for s in segments)
-        index = tuple(s for s in segments if s.isdecimal())
+        path = tuple("#" if is_number(s) else s for s in segments)
+        index = tuple(s for s in segments if is_number(s))
         found.setdefault(path, {})[index] = name
     return [
         Family(path, members, {index: specs[name] for index, name in members.items()})

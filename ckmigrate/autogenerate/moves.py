@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ckmigrate.autogenerate.families import Family
+from ckmigrate.autogenerate.families import Family, Index
+from ckmigrate.spec import TensorSpec
 
 __all__ = ["Move", "moves"]
 
@@ -39,6 +40,7 @@ class Move:
             name: other.members[index]
             for one, other in self.votes
             for index, name in one.members.items()
+            if index in other.members
         }
 
     @property
@@ -50,17 +52,30 @@ class Move:
 def moves(old: Sequence[Family], new: Sequence[Family]) -> list[Move]:
     """Every move with evidence, the one that explains most names first."""
     found: dict[tuple[_Path, _Path], dict[_Path, tuple[Family, Family]]] = defaultdict(dict)
-    by_key: dict[object, list[Family]] = defaultdict(list)
+    by_end: dict[object, list[Family]] = defaultdict(list)
     for family in new:
-        by_key[family.leaf, family.key].append(family)
+        for end in _ends(family):
+            by_end[end].append(family)
     for family in old:
-        for other in by_key.get((family.leaf, family.key), ()):
+        near = {o.path: o for end in _ends(family) for o in by_end.get(end, ())}
+        for other in [other for other in near.values() if _agree(family, other)]:
             same = _common_end(family.path, other.path)
             head = family.path[: len(family.path) - same]
             found[head, other.path[: len(other.path) - same]][family.path] = (family, other)
     raw = [Move(head, other, tuple(votes.values())) for (head, other), votes in found.items()]
     done = [_with_rivals(move, raw) for move in raw if _is_exchange(move)]
     return sorted(done, key=lambda move: (-len(move.pairs), len(move.rivals), move.old, move.new))
+
+
+def _ends(family: Family) -> set[tuple[str, Index, TensorSpec]]:
+    """What families must share to be compared: the leaf, and the first or last member."""
+    indices = list(family.specs)
+    return {(family.leaf, index, family.specs[index]) for index in (indices[0], indices[-1])}
+
+
+def _agree(one: Family, other: Family) -> bool:
+    """Whether no index has two specs; a list may have grown, or have become shorter."""
+    return all(other.specs.get(index, spec) == spec for index, spec in one.specs.items())
 
 
 def _common_end(one: _Path, other: _Path) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ckmigrate.autogenerate.families import is_number
 from ckmigrate.errors import MigrationError
 from ckmigrate.fold import skeleton
 from ckmigrate.names import pair
@@ -147,7 +148,7 @@ def _head(
     for place, column in enumerate(old):
         if len(set(column)) == 1:
             source.append(column[0])
-        elif by_capture and all(map(str.isdigit, column)):
+        elif by_capture and all(map(is_number, column)):
             captured[place] = next(letters, "z")
             source.append(f"{{{captured[place]}}}")
         else:
@@ -176,7 +177,7 @@ def _head(
 
 def _shift(old: _Path, new: _Path) -> int | None:
     """The one number by which the new numbers are larger than the old ones."""
-    if not all(map(str.isdigit, new)):
+    if not all(map(is_number, new)):
         return None
     shifts = {int(b) - int(a) for a, b in zip(old, new, strict=True)}
     return shifts.pop() if len(shifts) == 1 else None

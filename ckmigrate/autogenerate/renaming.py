@@ -9,10 +9,10 @@ from ckmigrate.autogenerate.board import Board
 from ckmigrate.autogenerate.families import Family, families, singles
 from ckmigrate.autogenerate.moves import Move, moves
 from ckmigrate.autogenerate.patterns import rename_call, renames
-from ckmigrate.autogenerate.proposal import Proposal
+from ckmigrate.autogenerate.proposal import Certainty, Proposal
 from ckmigrate.names import pair
 
-__all__ = ["propose_given", "propose_moves", "propose_proven"]
+__all__ = ["propose_given", "propose_modules", "propose_proven", "propose_subtrees"]
 
 _MOST_ALTERNATIVES = 5
 _CLEARLY = 0.15
@@ -39,23 +39,34 @@ def propose_proven(board: Board, equal: Mapping[str, str]) -> None:
     board.rename(pairs, "certain", "equal content")
 
 
-def propose_moves(board: Board) -> None:
-    """Subtrees first, most names first; what is left is looked at again after each."""
-    for fold in (families, singles):
-        while _propose_best(board, fold(board.vanished), fold(board.appeared)):
-            pass
+def propose_subtrees(board: Board) -> None:
+    """Moves that much below them speaks for, most names first; what is left is looked at again."""
+    while _propose_strong(board, families(board.vanished), families(board.appeared), "certain"):
+        pass
 
 
-def _propose_best(board: Board, old: list[Family], new: list[Family]) -> bool:
-    found = moves(old, new)
-    strong = [move for move in found if move.inner >= 2]
-    if strong:
-        return any(_propose_subtree(board, move, strong) for move in strong)
-    ranked = sorted(found, key=lambda move: _score(board, move), reverse=True)
-    return any(_propose_module(board, move, ranked) for move in ranked)
+def propose_modules(board: Board) -> None:
+    """What is left: single modules, whose shapes alone speak; then places with other numbers."""
+    while _propose_weak(board, families(board.vanished), families(board.appeared)):
+        pass
+    # With a number gone from a name, or come to it, it is another place of a list, or none.
+    while _propose_strong(board, singles(board.vanished), singles(board.appeared), "guess"):
+        pass
+    while _propose_weak(board, singles(board.vanished), singles(board.appeared)):
+        pass
 
 
-def _propose_subtree(board: Board, move: Move, others: Sequence[Move]) -> bool:
+def _propose_strong(board: Board, old: list[Family], new: list[Family], surest: Certainty) -> bool:
+    strong = [move for move in moves(old, new) if move.inner >= 2]
+    return any(_propose_subtree(board, move, strong, surest) for move in strong)
+
+
+def _propose_weak(board: Board, old: list[Family], new: list[Family]) -> bool:
+    found = sorted(moves(old, new), key=lambda move: _score(board, move), reverse=True)
+    return any(_propose_module(board, move, found) for move in found)
+
+
+def _propose_subtree(board: Board, move: Move, others: Sequence[Move], surest: Certainty) -> bool:
     carried = _carried(board, move)
     is_most = 2 * len(move.pairs) >= len(carried)
     certain = not move.rivals and is_most
@@ -63,7 +74,7 @@ def _propose_subtree(board: Board, move: Move, others: Sequence[Move]) -> bool:
     why = f"{_counted(carried)}, all names kept but {_told(move)}"
     if move.rivals:
         why += "; the same names stand elsewhere too"
-    return board.rename(carried, "certain" if certain else "guess", why, alternatives)
+    return board.rename(carried, surest if certain else "guess", why, alternatives)
 
 
 def _carried(board: Board, move: Move) -> dict[str, str]:
@@ -95,10 +106,12 @@ def _propose_module(board: Board, move: Move, others: Sequence[Move]) -> bool:
     score = _score(board, move)
     close = [other for other in rivals if _is_close(_score(board, other), score)]
     alternatives = _alternatives(board, rivals)
+    carried = _carried(board, move)
+    pairs = carried if board.appeared.keys() >= set(carried.values()) else move.pairs
     why = f"{_counted(move.pairs)} of equal shape"
     if close:
-        return board.rename(move.pairs, "ambiguous", f"{why}, as others", alternatives)
-    return board.rename(move.pairs, "guess", why, alternatives)
+        return board.rename(pairs, "ambiguous", f"{why}, as others", alternatives)
+    return board.rename(pairs, "guess", why, alternatives)
 
 
 def _alternatives(board: Board, others: Sequence[Move]) -> tuple[Proposal, ...]:
