@@ -254,11 +254,23 @@ class Checkpoint:
         value: Initialiser | None = None,
         dtype: object = None,
         if_missing: bool = False,
+        key: str | None = None,
     ) -> None:
-        """Add an entry with a shape, or one for every match of `like`; zeros unless value says."""
+        """Add an entry with a shape, or one for every match of `like`; zeros unless value says.
+
+        Random values depend on the entry's name and on `key`, which is this script's revision
+        unless it is given; a squashed script gives those of the scripts that it replaces.
+        """
         value = zeros() if value is None else value
         with self._operation(
-            "init", name, shape=shape, like=like, value=value, dtype=dtype, if_missing=if_missing
+            "init",
+            name,
+            shape=shape,
+            like=like,
+            value=value,
+            dtype=dtype,
+            if_missing=if_missing,
+            key=key,
         ) as apply:
             apply(
                 init.init(
@@ -269,7 +281,7 @@ class Checkpoint:
                     value=value,
                     dtype=dtype,
                     if_missing=if_missing,
-                    key=self._revision,
+                    key=self._revision if key is None else key,
                 )
             )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ckmigrate.compile import State, TracedScript, start, trace
 from ckmigrate.errors import CkmigrateError, IdentifyError
@@ -18,6 +19,7 @@ from ckmigrate.lookalikes import lookalikes, same_shapes
 from ckmigrate.meta import Meta, is_unknown_metadata
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
+from ckmigrate.revisions.squashed import pruned_away
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.signature import signature
 from ckmigrate.snapshot import Snapshot
@@ -25,6 +27,9 @@ from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
 from ckmigrate.tag import Tag, parse_tag
 from ckmigrate.ties import Ties
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 __all__ = ["Identity", "Replay", "candidates", "identify"]
 
@@ -62,7 +67,7 @@ class Replay:
             state = done[parents[0]].after if parents else origin
             chain: tuple[Script, ...] = (script,)
             if len(parents) > 1:
-                state, chain = origin, self.history.path_up(None, script.id)
+                state, chain = origin, self.history.path_up(None, script.id, originals=True)
             try:
                 done[script.id] = trace(chain, state, self.params).scripts[-1]
             except CkmigrateError as error:
@@ -156,6 +161,8 @@ def _from_tag(history: History, project: str, tag: Tag) -> Identity:
             why=f"{written}, at revision {who}.",
             fix="Run ckmigrate in that project, or say --from REV if its history was taken over.",
         )
+    if tag.revision in history.pruned:
+        raise pruned_away(tag.revision or "", history.pruned[tag.revision or ""])
     if tag.revision is not None and tag.revision not in history:
         raise IdentifyError(
             "CKM411",
@@ -193,6 +200,9 @@ def _from_release(history: History, key: str, text: str, alike: Sequence[str | N
             fix="Say the revision with --from REV.",
         ) from None
     released = [(s.id, Version(s.release)) for s in history.order if s.release]
+    gone = [(rev, release) for rev, release in _gone_releases(history) if release <= version]
+    if gone and not any(gone[-1][1] <= release <= version for _, release in released):
+        raise pruned_away(gone[-1][0], history.pruned[gone[-1][0]])
     reached = [revision for revision, release in released if release <= version]
     last = [r for r in reached if not any(r in history.ancestors(other) for other in reached)]
     # A development version of 1.3 may or may not have what 1.3 will have.
@@ -206,6 +216,16 @@ def _from_release(history: History, key: str, text: str, alike: Sequence[str | N
         return Identity(fitting[0], f"{evidence}, and names and shapes of its tensors")
     why = "was made before a release was complete" if coming else "was made on branches"
     raise _ambiguous(fitting or possible, history, f"release {text} {why}")
+
+
+def _gone_releases(history: History) -> list[tuple[str, Version]]:
+    """Releases of revisions whose scripts were pruned, oldest first."""
+    from packaging.version import Version
+
+    squashes = [script for script in history.order if script.pruned]
+    found = [item for s in squashes for item in s.pruned.get("releases", {}).items()]
+    known = [(rev, Version(text)) for text, rev in found if rev in history.pruned]
+    return sorted(known, key=lambda item: item[1])
 
 
 def _from_signature(

@@ -23,6 +23,7 @@ from ckmigrate.plan import Entry, Plan, make_plan
 from ckmigrate.project import Project
 from ckmigrate.remarks import remarks_on, remarks_on_conditions, remarks_on_order
 from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.spec import Schema
 from ckmigrate.step import Check
@@ -187,7 +188,7 @@ def _replay_before(case: _Case) -> dict[str, TracedScript]:
         reached = _retraced_from_snapshot(case)
     old = {item.revision: dict(item.meta) for item in tag.history} if tag else {}
     return {
-        traced.script.id: _with_old_values(traced, old.get(traced.script.id, {}))
+        traced.script.id: _with_old_values(traced, _old_values(case, traced.script, old))
         for traced in (reached.scripts if reached else ())
     }
 
@@ -222,6 +223,20 @@ def _retraced_from_snapshot(case: _Case) -> Trace | None:
     )
 
 
+def _old_values(
+    case: _Case, script: Script, old: Mapping[str, Mapping[str, str | None]]
+) -> dict[str, str | None]:
+    """What the tag remembers of a script's metadata: of a squashed one also under its originals, of
+    an original that did not run itself under its squash."""
+    whole = () if script.id in old else case.history.squashed.values()
+    known = [squash.id for squash in whole if script.id in squash.replaces]
+    return {
+        path: text
+        for revision in (*known, *reversed(script.replaces), script.id)
+        for path, text in old.get(revision, {}).items()
+    }
+
+
 def _with_old_values(traced: TracedScript, old: Mapping[str, str | None]) -> TracedScript:
     """The records of a replay, with the old metadata that the tag remembers."""
     records = tuple(
@@ -240,7 +255,9 @@ def _retraced(case: _Case, origin: str | None, state: State) -> Trace | None:
     if origin not in {None, wanted, *(history.ancestors(wanted) if wanted else ())}:
         return None
     try:
-        reached = trace(history.path_up(origin, case.identity.revision), state, case.params)
+        # In two parts: a squashed script may stand for neither when the stop lies inside of it.
+        way = history.path_up(origin, wanted) + history.path_up(wanted, case.identity.revision)
+        reached = trace(way, state, case.params)
     except MigrationError:
         return None
     return reached if reached.end.schema == case.opened.schema else None
@@ -399,7 +416,7 @@ def _tag(case: _Case, done: Trace, direction: str) -> Tag:
     if direction == "up":
         applied += [_applied(traced) for traced in done.scripts]
     else:
-        undone = {traced.script.id for traced in done.scripts}
+        undone = {one for t in done.scripts for one in (t.script.id, *t.script.replaces)}
         applied = [item for item in applied if item.revision not in undone]
     script = history.script(wanted) if wanted else None
     tag = Tag(
@@ -430,7 +447,8 @@ def _applied(traced: TracedScript) -> Applied:
 
 def _release(history: History, revision: str | None) -> str | None:
     """The release that a revision belongs to: its own, or the nearest before it on the way."""
-    for script in reversed(history.path_up(None, revision)):
-        if script.release:
-            return script.release
+    for script in reversed(history.path_up(None, revision, originals=True)):
+        inner = tuple(script.pruned.get("releases", ()))
+        if script.release or inner:
+            return script.release or str(inner[-1])
     return None

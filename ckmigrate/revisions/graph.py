@@ -10,7 +10,7 @@ The graph knows nothing of tensors or checkpoints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,6 +24,13 @@ from ckmigrate.revisions.order import (
     scripts_by_id,
 )
 from ckmigrate.revisions.script import Script, read_script
+from ckmigrate.revisions.squashed import (
+    check_squashed,
+    pruned_away,
+    pruned_ids,
+    set_aside,
+    shortened,
+)
 
 __all__ = ["History", "build_history", "read_history"]
 
@@ -36,12 +43,17 @@ class History:
     order     all scripts, parents first; among those that are ready, by file number, then by id
     scripts   the same by revision id
     children  ids of the scripts that revise an id, in order; under None, the first script
+    squashed  squashed scripts that stand beside their originals, by the id that they lead to; they
+              are in no order and have no children, but `path_up` takes them
+    pruned    revisions whose script is gone, with the squashed script that it became part of
     """
 
     folder: Path
     order: tuple[Script, ...]
     scripts: Mapping[str, Script]
     children: Mapping[str | None, tuple[str, ...]]
+    squashed: Mapping[str, Script] = field(default_factory=dict)
+    pruned: Mapping[str, Script] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -60,7 +72,10 @@ class History:
         return self.children[None]
 
     def script(self, revision: str) -> Script:
-        """The script with this full id; IdentifyError CKM401 when the history does not have it."""
+        """The script with this full id; IdentifyError CKM401 when the history does not have it,
+        CKM415 when it was pruned."""
+        if revision in self.pruned:
+            raise pruned_away(revision, self.pruned[revision])
         if revision not in self.scripts:
             raise IdentifyError(
                 "CKM401",
@@ -96,17 +111,21 @@ class History:
             )
         return heads[0] if heads else None
 
-    def path_up(self, current: str | None, to: str | None) -> tuple[Script, ...]:
+    def path_up(
+        self, current: str | None, to: str | None, *, originals: bool = False
+    ) -> tuple[Script, ...]:
         """The scripts to run, in order, to come from `current` up to `to` (None is the base).
 
-        Every ancestor-or-self of `to` that is not an ancestor-or-self of `current`. Raises
+        Every ancestor-or-self of `to` that is not an ancestor-or-self of `current`; a squashed
+        script in place of its originals where all of them would run, unless `originals`. Raises
         MigrationError CKM511 when `current` does not lead to `to`, IdentifyError CKM401 when one of
         them is unknown.
         """
         have, want = self._with_ancestors(current), self._with_ancestors(to)
         if current is not None and current not in want:
             raise self._no_way(current, to, is_past=to is None or to in have)
-        return tuple(script for script in self.order if script.id in want - have)
+        way = tuple(script for script in self.order if script.id in want - have)
+        return way if originals else shortened(way, self.squashed, self.scripts)
 
     def path_down(self, current: str | None, to: str | None) -> tuple[Script, ...]:
         """The scripts to undo, in order, to come from `current` down to `to` (None is the base).
@@ -190,12 +209,22 @@ def build_history(scripts: Iterable[Script], *, folder: Path) -> History:
     """Check that scripts form one history, and order them.
 
     Raises HistoryError: CKM311 (one id twice), CKM312 (a parent is missing), CKM313 (a cycle),
-    CKM314 (a merge that joins nothing), CKM315 (several bases).
+    CKM314 (a merge that joins nothing), CKM315 (several bases), CKM317 (a squashed script that does
+    not stand for what is there).
     """
-    by_id = scripts_by_id(scripts)
+    plain, beside = set_aside(scripts)
+    by_id = scripts_by_id(plain)
+    check_squashed(by_id, beside)
     order = ordered(by_id)
     check_bases(order, folder)
-    return History(folder, order, MappingProxyType(by_id), MappingProxyType(children_of(order)))
+    return History(
+        folder,
+        order,
+        MappingProxyType(by_id),
+        MappingProxyType(children_of(order)),
+        MappingProxyType(beside),
+        MappingProxyType(pruned_ids(by_id)),
+    )
 
 
 def _is_script(path: Path) -> bool:

@@ -31,6 +31,10 @@ class Script:
 
     id           immutable revision id, 8 to 32 lower-case hexadecimal digits
     revises      None for the first script, one id, or a tuple of ids for a merge
+    replaces     of a squashed script: the ids of the stretch that it stands for, oldest first; the
+                 last one is its own, because it leads to the same state
+    pruned       of a squashed script whose originals were removed: "releases" by version, and the
+                 "version", "release" and "commit" of the project that still had them
     message      first line of the docstring; without one, the words of the file name
     number, slug from a file name `NNNN_slug.py`; cosmetic, either may be None
     todo_lines   lines that call `….todo(…)`: the script is not finished
@@ -43,6 +47,8 @@ class Script:
     revises: str | tuple[str, ...] | None = None
     release: str | None = None
     irreversible: str | None = None
+    replaces: tuple[str, ...] = ()
+    pruned: Mapping[str, Any] = field(default_factory=dict, hash=False)
     has_downgrade: bool = False
     has_verify: bool = False
     message: str = ""
@@ -106,6 +112,8 @@ def read_script(path: Path) -> Script:
         revises=literals["revises"],
         release=literals.get("release"),
         irreversible=literals.get("irreversible"),
+        replaces=literals.get("replaces") or (),
+        pruned=literals.get("pruned") or {},
         has_downgrade="downgrade" in functions,
         has_verify="verify" in functions,
         message=first_line(declared.docstring) or (slug or "").replace("_", " "),
@@ -187,6 +195,12 @@ def _check_literals(declared: Declared, path: Path) -> None:
             what = f"'{name}' of {path.name} has a wrong value"
             why = f"expected {wanted}, got {_shown(value)}"
             refuse("CKM305", what, path, lines[name], why=why, fix=f"Correct '{name}'.")
+    replaced = literals.get("replaces")
+    if replaced and replaced[-1] != literals["revision"]:
+        what = f"{path.name} does not lead to the last revision that it replaces"
+        why = f"its revision is {literals['revision']}, the last one replaced is {replaced[-1]}"
+        fix = f"Give it the revision {replaced[-1]}: it leads to the same state."
+        refuse("CKM305", what, path, lines["replaces"], why=why, fix=fix)
     if literals.get("irreversible") is not None and "downgrade" in declared.functions:
         what = f"{path.name} declares itself irreversible and defines downgrade(ck)"
         line, fix = lines["irreversible"], "Remove one of the two."
@@ -205,10 +219,28 @@ def _wanted(name: str, value: object) -> str | None:
         return None if right else "None, one revision id, or a tuple of two or more ids"
     if value is None:
         return None
+    if name == "replaces":
+        several = isinstance(value, tuple) and len(set(value)) == len(value) > 1
+        return None if several and all(map(_is_id, value)) else "a tuple of two or more ids"
+    if name == "pruned":
+        return None if _is_record(value) else "a dict of texts, as `ckmigrate prune` writes it"
     if name == "release":
         return None if is_release(value) else 'a release such as "1.2" (PEP 440)'
     filled = isinstance(value, str) and value.strip()
     return None if filled else "a sentence that says why it cannot be undone"
+
+
+def _is_record(value: object) -> bool:
+    def texts(found: object) -> bool:
+        return isinstance(found, dict) and all(
+            isinstance(k, str) and isinstance(v, str) for k, v in found.items()
+        )
+
+    if not isinstance(value, dict):
+        return False
+    return texts(value.get("releases", {})) and texts(
+        {key: item for key, item in value.items() if key != "releases"}
+    )
 
 
 def _is_id(value: object) -> bool:

@@ -25,7 +25,7 @@ __all__ = ["API", "Declared", "place", "read_declared", "refuse"]
 API = 1
 """The newest script interface that this version understands."""
 
-_LITERALS = ("revision", "revises", "release", "api", "irreversible")
+_LITERALS = ("revision", "revises", "replaces", "pruned", "release", "api", "irreversible")
 _ARGUMENTS = {"upgrade": ("ck",), "downgrade": ("ck",), "verify": ("old", "new")}
 _ALLOWED_IMPORTS = sys.stdlib_module_names | {"ckmigrate", "torch", "numpy"}
 _NEW_SCOPES = (

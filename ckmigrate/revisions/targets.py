@@ -49,7 +49,7 @@ def resolve(history: History, text: str, *, current: str | None = None) -> str |
 
 def _exact(history: History, text: str) -> list[Script]:
     """Scripts with this id; or else with this slug or file name."""
-    if text.lower() in history:
+    if text.lower() in history or text.lower() in history.pruned:
         return [history.script(text.lower())]
     return [script for script in history.order if text in _names(script)]
 

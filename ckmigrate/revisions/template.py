@@ -18,7 +18,7 @@ from ckmigrate.errors import UsageError
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import API, first_line, is_release
 
-__all__ = ["new_revision_id", "next_file_name", "render"]
+__all__ = ["docstring", "new_revision_id", "next_file_name", "render"]
 
 _SLUG_LENGTH = 40
 _PUBLIC = ("concat", "init", "stack")
@@ -57,7 +57,7 @@ def render(
     if release is not None:
         literals.append(f"release = {_quoted(release)}")
     imports = f"from ckmigrate import {', '.join(used)}\n\n" if (used := _used(body)) else ""
-    head = "\n".join((_docstring(message), "", imports + "\n".join(literals), f"api = {API}"))
+    head = "\n".join((docstring(message), "", imports + "\n".join(literals), f"api = {API}"))
     return f"{head}\n\n\ndef upgrade(ck):\n{textwrap.indent(body.rstrip(), '    ')}\n"
 
 
@@ -86,7 +86,8 @@ def _slug(message: str) -> str:
     return slug or "revision"
 
 
-def _docstring(message: str) -> str:
+def docstring(message: str) -> str:
+    """The text as the docstring of a script, quotes included."""
     lines = [line.rstrip() for line in message.strip().splitlines()]
     text = _escaped("\n".join((lines[0].strip(), *lines[1:])))
     return f'"""{text}\n"""' if len(lines) > 1 else f'"""{text}"""'

@@ -1,0 +1,1 @@
+"""One script that does what a stretch of scripts does, proved before it is written."""
