@@ -33,6 +33,7 @@ LAYERS = (
     "opened remarks uncollected placement output output_dcp output_folder verify prepare places",
     "migrate patch fast",
     "autogenerate.*",
+    "squash.*",
     "report.*",
     "cli.*",
 )

@@ -25,6 +25,8 @@ VERBS = {
     "heads": "Show the newest revision.",
     "history": "List the revisions, newest first.",
     "show": "Show one revision.",
+    "squash": "Replace a stretch of scripts by one that does the same.",
+    "prune": "Remove the scripts that a squashed one replaces.",
     "current": "Show which revision checkpoints are at.",
     "identify": "Explain which revision checkpoints are at.",
     "inspect": "List the tensors of a checkpoint.",

@@ -22,6 +22,7 @@ from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.schema import ellipsis_list
 from ckmigrate.report.units import counted
 from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.squashed import stretch_of
 from ckmigrate.strict import compare, compare_ties, describe, describe_ties
 
 __all__ = ["command"]
@@ -64,6 +65,7 @@ def command(session: Session, model: str | None, no_model: bool, params: tuple[s
     findings = [
         *_of_scripts(history),
         *_of_snapshots(project, history, known, models),
+        *_of_squashed(history, known),
         *(f for name in models for f in _of_model(project, name, known, head)),
     ]
     return _answer(history, head, known, models, findings)
@@ -133,6 +135,19 @@ def _of_failures(name: str, replay: Replay) -> Iterator[_Finding]:
             details = tuple(text for text in (error.where, error.why) if text)
             fix = error.fix or "Correct the script."
             yield _Finding("problem", what, fix, details + error.details)
+
+
+def _of_squashed(history: History, known: Mapping[str, Replay]) -> Iterator[_Finding]:
+    """Squashed scripts that no longer do what their originals do."""
+    from ckmigrate.squash.squash import prove
+
+    params = next((replay.params for replay in known.values()), {})
+    for squash in history.squashed.values() if known else ():
+        try:
+            prove(stretch_of(squash, history.scripts) or (), known, params, squash)
+        except CkmigrateError as error:
+            fix = "Remove it and squash again, or correct the script that was changed."
+            yield _Finding("problem", error.what, fix, error.details)
 
 
 def _of_model(

@@ -115,11 +115,11 @@ def _answer(found: Squash, *, is_written: bool) -> Answer:
         "text": found.text,
     }
     done = "wrote" if is_written else "would write"
+    listed = ", ".join(map(printable, names))
     lines = [
         f"{done} {printable(found.script.path.name)}: {counted(calls, 'statement')} for "
         f"{before} in {counted(len(found.replaced), 'script')}",
-        f"proved on {counted(len(names), 'snapshot')} ({', '.join(map(printable, names))}) and "
-        f"{counted(variants, 'variant')} of names",
+        f"proved on snapshot {listed} and {counted(variants, 'variant')} of its names",
     ]
     if is_written:
         lines.append("the old scripts serve checkpoints in between until `ckmigrate prune`")

@@ -40,6 +40,7 @@ def script_data(history: History, script: Script) -> dict[str, object]:
         "number": script.number,
         "slug": script.slug,
         "irreversible": script.irreversible,
+        "replaces": list(script.replaces),
         "has_downgrade": script.has_downgrade,
         "has_verify": script.has_verify,
         "has_todo": script.has_todo,

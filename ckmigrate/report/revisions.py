@@ -68,6 +68,7 @@ def script_lines(
         "file": [str(script.path)],
         "revises": [history.label(parent) for parent in script.parents] or ["base"],
         "revised by": [history.label(c) for c in history.children[script.id]] or ["nothing"],
+        "replaces": [", ".join(script.replaces)] if script.replaces else [],
         "release": [script.release] if script.release else [],
         "digest": recorded.digests if recorded else [],
         "signature": recorded.signatures if recorded else [],
@@ -101,5 +102,7 @@ def _marks(history: History, script: Script) -> list[str]:
         "merge": len(script.parents) > 1,
         "branches": len(history.children[script.id]) > 1,
         "todo": script.has_todo,
+        f"stands for {len(script.replaces)}": bool(script.replaces),
+        "squashed": any(script.id in other.replaces for other in history.squashed.values()),
     }
     return [mark for mark, holds in marks.items() if holds]

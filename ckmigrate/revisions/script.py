@@ -220,8 +220,8 @@ def _wanted(name: str, value: object) -> str | None:
     if value is None:
         return None
     if name == "replaces":
-        several = isinstance(value, tuple) and len(set(value)) == len(value) > 1
-        return None if several and all(map(_is_id, value)) else "a tuple of two or more ids"
+        ids = value if isinstance(value, tuple) and all(map(_is_id, value)) else ()
+        return None if len(set(ids)) == len(ids) > 1 else "a tuple of two or more ids"
     if name == "pruned":
         return None if _is_record(value) else "a dict of texts, as `ckmigrate prune` writes it"
     if name == "release":

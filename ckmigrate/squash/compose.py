@@ -141,9 +141,7 @@ def _irreversible(scripts: Sequence[Script]) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _literals(
-    scripts: Sequence[Script], replaces: Sequence[str], irreversible: str | None
-) -> str:
+def _literals(scripts: Sequence[Script], replaces: Sequence[str], irreversible: str | None) -> str:
     names = {s.id: s.path.stem for s in scripts}
     revises = scripts[0].revises
     parents = repr(revises).replace("'", '"')

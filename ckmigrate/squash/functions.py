@@ -19,16 +19,16 @@ def _parsed(source: str) -> ast.Module:
 def function_node(function: types.FunctionType, source: str) -> FunctionNode | None:
     """The `def` or `lambda` of a function in the text that it was made from; None where the text
     has no such function."""
-    code = function.__code__
-    found = [node for node in ast.walk(_parsed(source)) if _is_it(node, code)]
-    return min(found, key=_length, default=None)  # type: ignore[type-var, arg-type]
+    nodes = (n for n in ast.walk(_parsed(source)) if isinstance(n, ast.FunctionDef | ast.Lambda))
+    found = [node for node in nodes if _is_it(node, function.__code__)]
+    return min(found, key=lambda node: len(ast.dump(node)), default=None)
 
 
-def _is_it(node: ast.AST, code: types.CodeType) -> bool:
+def _is_it(node: FunctionNode, code: types.CodeType) -> bool:
     if isinstance(node, ast.FunctionDef):
         first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
         return node.name == code.co_name and first == code.co_firstlineno
-    if not isinstance(node, ast.Lambda) or code.co_name != "<lambda>":
+    if code.co_name != "<lambda>":
         return False
     begin = (node.body.lineno, node.body.col_offset)
     end = (node.body.end_lineno or 0, node.body.end_col_offset or 0)
@@ -37,7 +37,3 @@ def _is_it(node: ast.AST, code: types.CodeType) -> bool:
         for line, last, column, stop in code.co_positions()
         if line and last and column is not None and stop is not None and column < stop
     )
-
-
-def _length(node: FunctionNode) -> int:
-    return len(ast.dump(node))

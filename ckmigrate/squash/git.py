@@ -17,7 +17,9 @@ def uncommitted(folder: Path, paths: Sequence[Path]) -> tuple[str, ...] | None:
     if commit_of(folder) is None:
         return None
     kept = _git(folder, "ls-files", "-z", "--", *map(str, paths)) or ""
-    changed = _git(folder, "diff", "--name-only", "-z", "--relative", "HEAD", "--", *map(str, paths))
+    changed = _git(
+        folder, "diff", "--name-only", "-z", "--relative", "HEAD", "--", *map(str, paths)
+    )
     known = {Path(name).name for name in kept.split("\0") if name}
     differing = {Path(name).name for name in (changed or "").split("\0") if name}
     return tuple(p.name for p in paths if p.name not in known or p.name in differing)

@@ -162,7 +162,9 @@ def _segment(
     last = statement.end_lineno or first
     before = siblings[place - 1].end_lineno or 0 if place else first - 1
     after = siblings[place + 1].lineno if place + 1 < len(siblings) else last + 1
-    own_lines = before < first and last < after and lines[first - 1][:indent].isspace() == bool(indent)
+    own_lines = (
+        before < first and last < after and lines[first - 1][:indent].isspace() == bool(indent)
+    )
     if not own_lines or statement.col_offset != indent:
         return "".join(f"{' ' * indent}{line}\n" for line in ast.unparse(statement).split("\n"))
     comments = [line for line in lines[before : first - 1] if line.strip().startswith("#")]
@@ -204,12 +206,14 @@ def _spread(data: bytes, call: _Call, starts: Sequence[int], revision: str) -> b
     row = data[starts[call.lineno - 1] : at(call.lineno, call.col_offset)]
     margin = b"\n" + row[: len(row) - len(row.lstrip(b" "))]
     opening = data.index(b"(", at(call.func.end_lineno or 0, call.func.end_col_offset or 0))
-    values = [*call.args, *call.keywords]
+    values: list[ast.expr | ast.keyword] = [*call.args, *call.keywords]
     given = [
         data[at(v.lineno, v.col_offset) : at(v.end_lineno or 0, v.end_col_offset or 0)]
         for v in values
     ]
-    lines = b"".join(margin + b"    " + one + b"," for one in [*given, f'key="{revision}"'.encode()])
+    lines = b"".join(
+        margin + b"    " + one + b"," for one in [*given, f'key="{revision}"'.encode()]
+    )
     end = at(call.end_lineno, call.end_col_offset)
     return data[: opening + 1] + lines + margin + data[end - 1 :]
 
@@ -224,7 +228,9 @@ class _Call(ast.Call):
 def _drawing(tree: ast.Module) -> Iterator[_Call]:
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="init")) if owner != "init":
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="init")) if (
+                owner != "init"
+            ):
                 given = {keyword.arg: keyword.value for keyword in node.keywords}
                 if "key" not in given and "value" in given and not _is_constant(given["value"]):
                     yield node  # type: ignore[misc]

@@ -40,9 +40,7 @@ class Ways:
     back: Trace | None
 
 
-def ways_of(
-    chain: Sequence[Script], begin: Begin, params: Mapping[str, object]
-) -> Ways:
+def ways_of(chain: Sequence[Script], begin: Begin, params: Mapping[str, object]) -> Ways:
     """What a chain does with a schema, up and back; raises what the scripts raise."""
     name, schema, ties = begin
     state = start(schema, ties=ties)

@@ -71,9 +71,7 @@ def _require_kept(history: History, scripts: tuple[Script, ...]) -> None:
     )
 
 
-def _record(
-    project: Project, history: History, removed: tuple[Script, ...]
-) -> dict[str, object]:
+def _record(project: Project, history: History, removed: tuple[Script, ...]) -> dict[str, object]:
     """Of the project as it still has the scripts: its version, newest release and commit."""
     releases = {
         release: revision

@@ -1,8 +1,7 @@
 """The fewest renames, by pattern, that give names their new ones.
 
-A call is proposed only where it is right for every name that there is: it gives each name that it
-matches the new name, and matches no name that keeps its own. The calls run one after another, so the
-whole is tried out on the names before it is proposed.
+A call is proposed only where it is right for every name that it matches then: a name that is done
+keeps its place. What is special comes first, so that a wide pattern is right for the rest.
 """
 
 from __future__ import annotations
@@ -20,53 +19,51 @@ Rename = tuple[str, str]
 _LETTERS = "ijklmn"
 
 
-def fewest_renames(
-    moved: Mapping[str, str], names: Sequence[str], *, general: bool = True
-) -> tuple[Rename, ...] | None:
+def fewest_renames(moved: Mapping[str, str], names: Sequence[str]) -> tuple[Rename, ...] | None:
     """Calls that rename as `moved` says, where all the others of `names` stay; None where none were
-    found. `general` allows `**`, which also fits names that are not here."""
-    wanted = {old: new for old, new in moved.items() if old != new}
-    left = dict(wanted)
-    chosen: list[Rename] = []
-    tables: dict[Rename, dict[str, str]] = {}
+    found. What is special comes first, so that a wide pattern is right for what is left."""
+    left = {old: new for old, new in moved.items() if old != new}
+    settled = [name for name in names if name not in left]
+    calls: list[Rename] = []
     while left:
-        for old, new in left.items():
-            for rename in _candidates(old, new, left, general=general):
-                if rename not in tables:
-                    tables[rename] = _table(rename, names, wanted)
-        best = max(tables, key=lambda r: len(tables[r].keys() & left.keys()), default=None)
-        if best is None or not tables[best].keys() & left.keys():
+        found = _widest(left, settled)
+        if found is None:
             return None
-        chosen.append(best)
-        left = {old: new for old, new in left.items() if old not in tables[best]}
-    calls = tuple(chosen)
-    return calls if _tried(calls, names) == {name: wanted.get(name, name) for name in names} else None
+        calls.append(found[0])
+        settled += found[1].values()
+        left = {old: new for old, new in left.items() if old not in found[1]}
+    return tuple(calls)
 
 
-def _table(rename: Rename, names: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
+def _widest(
+    left: Mapping[str, str], settled: Sequence[str]
+) -> tuple[Rename, Mapping[str, str]] | None:
+    """The call that is right for the most names, and what it renames."""
+    now = [*left, *settled]
+    best: tuple[Rename, Mapping[str, str]] | None = None
+    tried: set[Rename] = set()
+    for old, new in left.items():
+        for rename in _candidates(old, new, left):
+            if rename in tried:
+                continue
+            tried.add(rename)
+            table = _table(rename, now, left)
+            if table and (best is None or len(table) > len(best[1])):
+                best = (rename, table)
+    return best
+
+
+def _table(rename: Rename, now: Sequence[str], left: Mapping[str, str]) -> Mapping[str, str]:
     """What a call renames; {} where that is not what is wanted of any name that it matches."""
     try:
-        found = pair(*rename, names, optional=True)
+        found = pair(*rename, now, optional=True)
     except MigrationError:
         return {}
-    right = all(wanted.get(old, old) == new for old, new in found.items())
+    right = all(left.get(old, old) == new for old, new in found.items())
     return {old: new for old, new in found.items() if old != new} if right else {}
 
 
-def _tried(calls: Sequence[Rename], names: Sequence[str]) -> dict[str, str] | None:
-    now = {name: name for name in names}
-    for call in calls:
-        try:
-            step = pair(*call, list(now.values()))
-        except MigrationError:
-            return None
-        now = {first: step.get(name, name) for first, name in now.items()}
-    return now
-
-
-def _candidates(
-    old: str, new: str, left: Mapping[str, str], *, general: bool
-) -> Iterator[Rename]:
+def _candidates(old: str, new: str, left: Mapping[str, str]) -> Iterator[Rename]:
     """Patterns that rename `old` to `new`, from the widest to the narrowest."""
     ours, theirs = old.split("."), new.split(".")
     shared = 0
@@ -76,7 +73,7 @@ def _candidates(
         shared += 1
     for kept in range(shared, -1, -1):
         head, goal = ours[: len(ours) - kept], theirs[: len(theirs) - kept]
-        tails = [["**"]] if kept and general else []
+        tails = [["**"]] if kept else []
         tails += _narrow(ours[len(ours) - kept :], head, goal, left)
         for tail, (left_side, right_side) in itertools.product(tails, _generalised(head, goal)):
             yield ".".join([*left_side, *tail]), ".".join([*right_side, *tail])

@@ -89,8 +89,10 @@ class _Same:
             case View(), View():
                 place = (left.offset, left.strides) == (right.offset, right.strides)
                 return place and self(left.base, right.base)
-            case (Reshape(), Reshape()) | (Cast(), Cast()):
-                return self(left.base, right.base)
+            case Reshape(base=ours), Reshape(base=theirs):
+                return self(ours, theirs)
+            case Cast(base=ours), Cast(base=theirs):
+                return self(ours, theirs)
             case Concat(), Concat():
                 return left.dim == right.dim and self._each(left.parts, right.parts)
             case Result(), Result():

@@ -1,21 +1,22 @@
 """The same effect in fewer calls: each shortening is tried, and kept only where the proof holds.
 
-    renames one after another   the fewest renames, by pattern, from the first names to the last
-    a call that undoes another  both go
+renames one after another   the fewest renames, by pattern, from the first names to the last
+a call that undoes another  both go
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ckmigrate.compile import TracedScript
 from ckmigrate.errors import CkmigrateError
+from ckmigrate.names import pair
 from ckmigrate.operations.rename import Renames
 from ckmigrate.recorder import Record
 from ckmigrate.squash.compose import Draft
 from ckmigrate.squash.parts import Piece
-from ckmigrate.squash.proof import Proof, ways_of
-from ckmigrate.squash.renames import fewest_renames
+from ckmigrate.squash.proof import Proof, Ways, ways_of
+from ckmigrate.squash.renames import Rename, fewest_renames
 
 __all__ = ["shorter"]
 
@@ -27,7 +28,9 @@ def shorter(whole: Draft, proof: Proof) -> Draft:
     """The shortest draft that was found and that does the same."""
     now, is_done = whole, False
     while not is_done:
-        attempts = (attempt for way in (_without_pairs, _with_fewer_renames) for attempt in way(now, proof))
+        attempts = (
+            attempt for way in (_without_pairs, _with_fewer_renames) for attempt in way(now, proof)
+        )
         found = next((one for one in attempts if not proof.problems(one.traceable())), None)
         now, is_done = found or now, found is None
     return now
@@ -35,7 +38,7 @@ def shorter(whole: Draft, proof: Proof) -> Draft:
 
 def _without_pairs(now: Draft, proof: Proof) -> Iterator[Draft]:
     """Without two calls of which the later gives back what the earlier took."""
-    records = _records(now, proof)
+    records = _records(now, proof, proof.ways[0])
     ends = {place: _ends(found) for place, found in records.items()}
     for first, (taken, given) in ends.items():
         for second, (later_taken, later_given) in ends.items():
@@ -53,18 +56,35 @@ def _ends(records: Sequence[Record]) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _with_fewer_renames(now: Draft, proof: Proof) -> Iterator[Draft]:
-    records = _records(now, proof)
-    for first, last in _runs(now.pieces):
-        known = [record for place in range(first, last) for record in records.get(place, ())]
-        moved = _moved(known)
-        if moved is None:
-            continue
-        origin = " and ".join(dict.fromkeys(p.origin for p in now.pieces[first:last]))
-        for general in (True, False):
-            calls = fewest_renames(*moved, general=general)
-            if calls is not None and len(calls) < last - first:
-                new = [Piece(f'    ck.rename("{a}", "{b}")\n', origin) for a, b in calls]
-                yield now.with_pieces([*now.pieces[:first], *new, *now.pieces[last:]])
+    """With the fewest renames in place of several: for the names of the snapshots, and for those of
+    the variants, so that what nobody has seen goes where it went."""
+    runs = [part for run in _runs(now.pieces) for part in _parts(*run)]
+    known = [_records(now, proof, way) for way in (*proof.ways, *proof.variants)] if runs else []
+    for first, last in runs:
+        found = [[r for i in range(first, last) for r in records.get(i, ())] for records in known]
+        moved = _all_moved(found)
+        calls = None if moved is None else fewest_renames(moved, tuple(moved))
+        if calls is not None and len(calls) < last - first:
+            origin = " and ".join(dict.fromkeys(p.origin for p in now.pieces[first:last]))
+            schemas = [_moved(records) or {} for records in found]
+            new = [Piece(f"    {text}\n", origin) for text in _texts(calls, schemas)]
+            yield now.with_pieces([*now.pieces[:first], *new, *now.pieces[last:]])
+
+
+def _texts(calls: Sequence[Rename], schemas: Sequence[Iterable[str]]) -> Iterator[str]:
+    """The calls as text; one that finds nothing in some schema is optional."""
+    now = [list(names) for names in schemas]
+    for old, new in calls:
+        moved = [pair(old, new, names, optional=True) for names in now]
+        now = [[m.get(n, n) for n in names] for m, names in zip(moved, now, strict=True)]
+        optional = "" if all(moved) else ", optional=True"
+        yield f'ck.rename("{old}", "{new}"{optional})'
+
+
+def _parts(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The run and what is in it, the longest first."""
+    for length in range(last - first, 1, -1):
+        yield from ((place, place + length) for place in range(first, last - length + 1))
 
 
 def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[int, int]]:
@@ -82,9 +102,21 @@ def _is_rename(piece: Piece) -> bool:
     return piece.operation == "rename" and call is not None and not call.keywords
 
 
-def _moved(records: Sequence[Record]) -> tuple[Mapping[str, str], Sequence[str]] | None:
-    """What renames do to the names before the first of them; None where that is too much."""
-    if not records or len(records[0].before) > _MOST_NAMES:
+def _all_moved(found: Sequence[Sequence[Record]]) -> Mapping[str, str] | None:
+    """What renames do to the names before the first of them, on every schema; None where they do
+    not agree, or there are too many."""
+    together: dict[str, str] = {}
+    for records in found:
+        moved = _moved(records)
+        if moved is None or any(together.get(old, new) != new for old, new in moved.items()):
+            return None
+        together.update(moved)
+    return together if len(together) <= _MOST_NAMES else None
+
+
+def _moved(records: Sequence[Record]) -> Mapping[str, str] | None:
+    """What renames do to the names before the first of them; None where they are none."""
+    if not records:
         return None
     now = {name: name for name in records[0].before}
     for record in records:
@@ -92,12 +124,12 @@ def _moved(records: Sequence[Record]) -> tuple[Mapping[str, str], Sequence[str]]
             return None
         step = dict(zip(record.steps.old, record.steps.new, strict=True))
         now = {first: step.get(name, name) for first, name in now.items()}
-    return now, tuple(now)
+    return now
 
 
-def _records(now: Draft, proof: Proof) -> dict[int, list[Record]]:
-    """What each piece that is one call did on the first snapshot, by its place."""
-    way, script = proof.ways[0], now.traceable()
+def _records(now: Draft, proof: Proof, way: Ways) -> dict[int, list[Record]]:
+    """What each piece that is one call did on a schema, by its place."""
+    script = now.traceable()
     try:
         found = ways_of((script,), (way.name, way.state.schema, way.state.ties), proof.params)
     except CkmigrateError:
