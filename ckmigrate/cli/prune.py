@@ -10,7 +10,7 @@ from ckmigrate.cli.session import Answer, Session
 from ckmigrate.migrate import replays
 from ckmigrate.report.escape import printable
 from ckmigrate.report.units import counted
-from ckmigrate.squash.prune import Prune, carry_out, plan_prune
+from ckmigrate.squash.prune import Prune, carry_out, plan_prune, renew_lock
 
 __all__ = ["command"]
 
@@ -42,6 +42,10 @@ def command(session: Session, dry_run: bool, force: bool, params: tuple[str, ...
     ]
     for prune in () if dry_run else found:
         carry_out(prune)
+    if found and not dry_run:
+        now = session.history(project)
+        renewed = replays(project, now, given)
+        renew_lock(project, now, renewed, [prune.squash.id for prune in found])
     return _answer(found, is_done=not dry_run)
 
 

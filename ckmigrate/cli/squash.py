@@ -116,9 +116,10 @@ def _answer(found: Squash, *, is_written: bool) -> Answer:
     }
     done = "wrote" if is_written else "would write"
     listed = ", ".join(map(printable, names))
+    scripts = counted(len(found.replaced), "script")
+    name = printable(found.script.path.name)
     lines = [
-        f"{done} {printable(found.script.path.name)}: {counted(calls, 'statement')} for "
-        f"{before} in {counted(len(found.replaced), 'script')}",
+        f"{done} {name}: {counted(calls, 'statement')} for {before} in {scripts}",
         f"proved on snapshot {listed} and {counted(variants, 'variant')} of its names",
     ]
     if is_written:

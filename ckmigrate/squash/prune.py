@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckmigrate.errors import HistoryError, StorageError
 from ckmigrate.identify import Replay
+from ckmigrate.locking import write_lock_and_snapshots
 from ckmigrate.project import Project
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.squashed import stretch_of
 from ckmigrate.squash.git import commit_of, uncommitted
 from ckmigrate.squash.squash import prove
+from ckmigrate.text_file import replace_text
 
-__all__ = ["Prune", "carry_out", "plan_prune"]
+__all__ = ["Prune", "carry_out", "plan_prune", "renew_lock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,33 +118,30 @@ def _with_record(source: str, record: Mapping[str, object]) -> str:
 def carry_out(prune: Prune) -> None:
     """Write the record, then remove the scripts, the newest first.
 
-    StorageError CKM794 where that fails; what was removed until then is in git.
+    StorageError CKM792 or CKM794 where that fails; what was removed until then is in git.
     """
     path = prune.squash.path
+    replace_text(path, prune.text)
     try:
-        _replace(path, prune.text)
         for script in reversed(prune.removed):
             script.path.unlink()
     except OSError as error:
         raise StorageError(
             "CKM794",
-            f"cannot prune: {error.strerror or error}",
-            where=error.filename or str(path),
-            why="only part of it may be done",
-            fix=f"Restore the scripts with git (git checkout -- {path.parent}), then prune again.",
+            f"cannot remove {Path(error.filename or path).name}: {error.strerror or error}",
+            where=str(path.parent),
+            why="only some of the scripts are gone",
+            fix=f"Restore them with git (git checkout -- {path.parent}), then prune again.",
         ) from error
 
 
-def _replace(path: Path, text: str) -> None:
-    """The new text whole, or the old one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def renew_lock(
+    project: Project,
+    history: History,
+    replays: Mapping[str, Replay],
+    squashed: Collection[str],
+) -> None:
+    """Bring the lock up to date after a prune, where the project has one: lines of removed scripts
+    go, and those of the squashed revisions tell what is done now."""
+    if project.lock_path.exists():
+        write_lock_and_snapshots(project, history, replays, allow_edited=squashed)
