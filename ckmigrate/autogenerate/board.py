@@ -16,7 +16,7 @@ from ckmigrate.errors import MigrationError
 from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import Schema, TensorSpec
 
-__all__ = ["Board"]
+__all__ = ["Board", "counted"]
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,18 @@ class Board:
         why: str,
         alternatives: tuple[Proposal, ...] = (),
     ) -> bool:
-        """Propose renames as patterns; whether any of them could be made."""
+        """Propose renames as patterns; whether any of them could be made.
+
+        why  said of every pattern, after the number of its entries
+        """
         states = (self.state.entries, self._certain.entries)
         made = False
         for rename, part in renames(pairs, states):
             names = tuple(part), tuple(part.values())
-            proposal = Proposal("rename", rename_call(rename), *names, certainty, why, alternatives)
+            told = f"{counted(part)}, {why}"
+            proposal = Proposal(
+                "rename", rename_call(rename), *names, certainty, told, alternatives
+            )
             made |= self.add(proposal)
         return made
 
@@ -147,6 +153,11 @@ class Board:
     def may_be_given(self, spec: TensorSpec, gone: Collection[TensorSpec]) -> bool:
         """Whether it could be made of something that went, or that a guess gave away."""
         return any(could_be(other, spec) for other in {*gone, *self._claimed})
+
+
+def counted(entries: Collection[str]) -> str:
+    """ "one entry", "24 entries"."""
+    return f"{len(entries)} entries" if len(entries) != 1 else "one entry"
 
 
 def _effect(before: State, after: State) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -35,7 +35,7 @@ def propose_displaced(board: Board) -> None:
             moved[module] = free[0]
     moved = _movable(moved, old.keys())
     pairs = {_name(m, leaf): _name(to, leaf) for m, to in moved.items() for leaf in old[m]}
-    why = f"{len(moved)} modules of these shapes stand at another place; or they changed in place"
+    why = "these shapes stand at another place now; or they changed where they are"
     board.rename(pairs, "ambiguous", why, _in_place(board, pairs))
 
 

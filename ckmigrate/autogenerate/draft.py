@@ -29,7 +29,8 @@ from ckmigrate.autogenerate.renaming import (
     propose_subtrees,
 )
 from ckmigrate.autogenerate.shapes import propose_casts, propose_shapes
-from ckmigrate.autogenerate.stacks import propose_stacks, propose_unstacks
+from ckmigrate.autogenerate.spelled import propose_masks
+from ckmigrate.autogenerate.stacks import propose_merges, propose_stacks, propose_unstacks
 from ckmigrate.autogenerate.ties import propose_second_names, propose_ties
 from ckmigrate.snapshot import Snapshot
 
@@ -56,10 +57,14 @@ def draft(
     propose_proven(board, known.equal)
     propose_subtrees(board)
     propose_layers(board, fresh)
-    propose_modules(board)
-    propose_second_names(board)
     propose_stacks(board)
     propose_unstacks(board)
+    propose_merges(board)
+    propose_masks(board)
+    propose_splits(board, only_spelled=True)
+    propose_concats(board, only_spelled=True)
+    propose_modules(board)
+    propose_second_names(board)
     propose_splits(board)
     propose_concats(board)
     propose_displaced(board)

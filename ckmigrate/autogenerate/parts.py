@@ -56,14 +56,16 @@ class _Cut:
         return len(self.whole.members)
 
 
-def propose_splits(board: Board) -> None:
+def propose_splits(board: Board, *, only_spelled: bool = False) -> None:
     """Wholes that vanished, parts that appeared."""
-    _propose(board, families(board.vanished), families(board.appeared), _split_rows, _split)
+    sides = families(board.vanished), families(board.appeared)
+    _propose(board, *sides, _split_rows, _split, only_spelled=only_spelled)
 
 
-def propose_concats(board: Board) -> None:
+def propose_concats(board: Board, *, only_spelled: bool = False) -> None:
     """Parts that vanished, a whole that appeared."""
-    _propose(board, families(board.appeared), families(board.vanished), _concat_rows, _concat)
+    sides = families(board.appeared), families(board.vanished)
+    _propose(board, *sides, _concat_rows, _concat, only_spelled=only_spelled)
 
 
 _Rows = Callable[[Sequence[_Cut]], list[Row]]
@@ -71,7 +73,13 @@ _Read = Callable[[_Cut, tuple[int, ...]], Reading]
 
 
 def _propose(
-    board: Board, wholes: Sequence[Family], parts: Sequence[Family], rows: _Rows, read: _Read
+    board: Board,
+    wholes: Sequence[Family],
+    parts: Sequence[Family],
+    rows: _Rows,
+    read: _Read,
+    *,
+    only_spelled: bool,
 ) -> None:
     """Cuts that agree on words, dimension and sizes are one call, such as weight and bias."""
     used: set[tuple[str, ...]] = set()
@@ -79,7 +87,7 @@ def _propose(
     for whole in wholes:
         free = [part for part in parts if part.path not in used]
         cut = next(_cuts(whole, free), None)
-        if cut is not None:
+        if cut is not None and (cut.is_spelled or not only_spelled):
             used |= {part.path for part in cut.parts}
             groups.setdefault((cut.words, cut.dim, cut.sizes, cut.is_spelled), []).append(cut)
     for cuts in groups.values():

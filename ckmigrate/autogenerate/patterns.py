@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from ckmigrate.autogenerate.families import is_number
 from ckmigrate.errors import MigrationError
@@ -89,7 +90,11 @@ def _edit(old: str, new: str) -> _Edit:
 
 def _parts(pairs: Mapping[str, str], edits: Mapping[str, _Edit]) -> Sequence[dict[str, str]]:
     """The pairs in smaller groups: by what changes, then by where, then one by one."""
+    folded = {old: tuple(skeleton(old).split(".")) for old in pairs}
+    depth = len(_shared(list(folded.values())))
     keys: tuple[Callable[[str], Hashable], ...] = (
+        lambda old: tuple(map(len, (edits[old].old, edits[old].new))),
+        lambda old: folded[old][depth : depth + 1],
         lambda old: edits[old].shape,
         lambda old: skeleton(".".join(edits[old].rest)),
         lambda old: edits[old].old,
@@ -124,6 +129,15 @@ def _tails(rests: set[_Path]) -> Iterator[_Path]:
         yield ("{p}",)
         yield (_listed(sorted(rest[0] for rest in rests)),)
     yield ("**",)
+    shared = _shared(list(rests))
+    if shared and all(len(rest) > len(shared) for rest in rests):
+        yield (*shared, "**")
+
+
+def _shared(paths: Sequence[_Path]) -> _Path:
+    """The segments that all paths begin with."""
+    columns = zip(*paths, strict=False)
+    return tuple(c[0] for c in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _heads(edits: Sequence[_Edit]) -> Iterator[tuple[_Path, _Path]]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 
-from ckmigrate.autogenerate.board import Board
+from ckmigrate.autogenerate.alike import propose_alike
+from ckmigrate.autogenerate.board import Board, counted
+from ckmigrate.autogenerate.carry import carried
 from ckmigrate.autogenerate.families import Family, families, singles
 from ckmigrate.autogenerate.moves import Move, moves
 from ckmigrate.autogenerate.patterns import rename_call, renames
 from ckmigrate.autogenerate.proposal import Certainty, Proposal
+from ckmigrate.autogenerate.spelled import propose_spelled
 from ckmigrate.names import pair
 
 __all__ = ["propose_given", "propose_modules", "propose_proven", "propose_subtrees"]
 
 _MOST_ALTERNATIVES = 5
+_LIKE = 0.6
 _CLEARLY = 0.15
 """How much more alike the first choice must be than the second to be a guess, not a question."""
 
@@ -41,7 +45,11 @@ def propose_proven(board: Board, equal: Mapping[str, str]) -> None:
 
 def propose_subtrees(board: Board) -> None:
     """Moves that much below them speaks for, most names first; what is left is looked at again."""
-    while _propose_strong(board, families(board.vanished), families(board.appeared), "certain"):
+    while (
+        _propose_strong(board, families(board.vanished), families(board.appeared), "certain")
+        or propose_spelled(board)
+        or propose_alike(board)
+    ):
         pass
 
 
@@ -62,34 +70,20 @@ def _propose_strong(board: Board, old: list[Family], new: list[Family], surest: 
 
 
 def _propose_weak(board: Board, old: list[Family], new: list[Family]) -> bool:
-    found = sorted(moves(old, new), key=lambda move: _score(board, move), reverse=True)
+    alike = [move for move in moves(old, new) if _is_likely(board, move)]
+    found = sorted(alike, key=lambda move: _score(board, move), reverse=True)
     return any(_propose_module(board, move, found) for move in found)
 
 
 def _propose_subtree(board: Board, move: Move, others: Sequence[Move], surest: Certainty) -> bool:
-    carried = _carried(board, move)
-    is_most = 2 * len(move.pairs) >= len(carried)
+    pairs = carried(board, move.old, move.new, move.pairs)
+    is_most = 2 * len(move.pairs) >= sum(new in board.appeared for new in pairs.values())
     certain = not move.rivals and is_most
     alternatives = _alternatives(board, [o for o in others if (o.old, o.new) in move.rivals])
-    why = f"{_counted(carried)}, all names kept but {_told(move)}"
+    why = f"all names kept but {_told(move)}"
     if move.rivals:
         why += "; the same names stand elsewhere too"
-    return board.rename(carried, surest if certain else "guess", why, alternatives)
-
-
-def _carried(board: Board, move: Move) -> dict[str, str]:
-    """Everything below the old head, where all of it left; else what the move explains."""
-    old, new = "".join(f"{part}." for part in move.old), "".join(f"{part}." for part in move.new)
-    if "#" in move.old:
-        return move.pairs
-    below = [name for name in board.state.entries if name.startswith(old)]
-    gone = board.vanished
-    moved = {name: new + name[len(old) :] for name in below}
-    if all(name in gone for name in below) and not any(
-        n in board.state.entries for n in moved.values()
-    ):
-        return moved
-    return move.pairs
+    return board.rename(pairs, surest if certain else "guess", why, alternatives)
 
 
 def _propose_module(board: Board, move: Move, others: Sequence[Move]) -> bool:
@@ -106,11 +100,12 @@ def _propose_module(board: Board, move: Move, others: Sequence[Move]) -> bool:
     score = _score(board, move)
     close = [other for other in rivals if _is_close(_score(board, other), score)]
     alternatives = _alternatives(board, rivals)
-    carried = _carried(board, move)
-    pairs = carried if board.appeared.keys() >= set(carried.values()) else move.pairs
-    why = f"{_counted(move.pairs)} of equal shape"
+    pairs = carried(board, move.old, move.new, move.pairs)
+    if not board.appeared.keys() >= set(pairs.values()):
+        pairs = move.pairs
+    why = "equal in shape"
     if close:
-        return board.rename(pairs, "ambiguous", f"{why}, as others", alternatives)
+        return board.rename(pairs, "ambiguous", f"{why}, as others are", alternatives)
     return board.rename(pairs, "guess", why, alternatives)
 
 
@@ -120,7 +115,7 @@ def _alternatives(board: Board, others: Sequence[Move]) -> tuple[Proposal, ...]:
         parts = renames(other.pairs, (board.state.entries,))
         call = "\n".join(rename_call(rename) for rename, _ in parts)
         names = tuple(other.pairs), tuple(other.pairs.values())
-        why = f"{_counted(other.pairs)}, {_told(other)}"
+        why = f"{counted(other.pairs)}, {_told(other)}"
         found.append(Proposal("rename", call, *names, "guess", why))
     return tuple(found)
 
@@ -130,8 +125,18 @@ def _score(board: Board, move: Move) -> tuple[bool, int, float]:
     same = 0
     while same < min(len(move.old), len(move.new)) and move.old[same] == move.new[same]:
         same += 1
-    likeness = SequenceMatcher(None, ".".join(move.old), ".".join(move.new), autojunk=False).ratio()
-    return _is_whole(board, move), same, likeness
+    return _is_whole(board, move), same, _likeness(move)
+
+
+def _is_likely(board: Board, move: Move) -> bool:
+    """More than a shape in common: a whole module, one beside it, or a name that is like it."""
+    is_beside = move.old[:-1] == move.new[:-1]
+    return is_beside or _is_whole(board, move) or _likeness(move) >= _LIKE
+
+
+def _likeness(move: Move) -> float:
+    old, new = ".".join(move.old), ".".join(move.new)
+    return SequenceMatcher(None, old, new, autojunk=False).ratio()
 
 
 def _is_whole(board: Board, move: Move) -> bool:
@@ -152,7 +157,3 @@ def _is_close(other: tuple[bool, int, float], best: tuple[bool, int, float]) -> 
 def _told(move: Move) -> str:
     old, new = (".".join(head) or "the root" for head in (move.old, move.new))
     return f"{old} → {new}"
-
-
-def _counted(pairs: Mapping[str, str]) -> str:
-    return f"{len(pairs)} entries" if len(pairs) != 1 else "one entry"

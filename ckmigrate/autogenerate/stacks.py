@@ -20,6 +20,10 @@ from ckmigrate.spec import TensorSpec
 __all__ = ["propose_stacks", "propose_unstacks"]
 
 
+_LONGEST = 90
+_Path = tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _Pile:
     """Entries apart and together: which of the numbers in the path is the index.
@@ -67,6 +71,7 @@ def _propose(board: Board, pile: _Pile, rows: Sequence[Row], kind: str) -> None:
     if kind == "unstack" and not pile.exact:
         return  # it would have to be transposed before
     why = f"{sizes[0]} of equal shape, all names kept but the index"
+    why += "" if is_kept else " and what stands beside it"
     for index in ("{e}", "{e:int}"):  # where something else stands beside the numbers
         apart, together = _patterns(pile, index)
         ends = (apart, together) if kind == "stack" else (together, apart)
@@ -89,24 +94,33 @@ def _patterns(pile: _Pile, index: str) -> tuple[str, str]:
 
 
 def _piles(apart: Sequence[Family], together: Sequence[Family]) -> Iterator[_Pile]:
-    by_path = {family.path: family for family in together}
+    """Families whose paths are the same but for a number, and perhaps for the words around it."""
+    taken: set[_Path] = set()
     for family in apart:
-        for place, at in enumerate(n for n, part in enumerate(family.path) if part == "#"):
-            for path in _paths(family.path, at):
-                pile = _pile(family, by_path.get(path), place)
-                if pile is not None:
-                    yield pile
+        numbers = [n for n, part in enumerate(family.path) if part == "#"]
+        near = [o for o in together if o.leaf == family.leaf and o.path not in taken]
+        for other in sorted(near, key=lambda other: -len(other.path)):
+            places = [k for k, at in enumerate(numbers) if _is_without(family.path, other.path, at)]
+            piles = (_pile(family, other, place) for place in places)
+            pile = next((pile for pile in piles if pile is not None), None)
+            if pile is not None:
+                taken.add(other.path)
+                yield pile
+                break
 
 
-def _paths(path: tuple[str, ...], at: int) -> list[tuple[str, ...]]:
-    """Without the index; and without the name before it too, for lists that went altogether."""
-    found = [path[:at] + path[at + 1 :]]
-    return [*found, path[: at - 1] + path[at + 1 :]] if at else found
+def _is_without(path: _Path, other: _Path, at: int) -> bool:
+    """Whether `other` is `path` without the number at `at`, and without words beside it."""
+    cut = len(path) - len(other)
+    return any(
+        start <= at < start + cut
+        and path[:start] + path[start + cut :] == other
+        and path[start : start + cut].count("#") == 1
+        for start in range(max(0, at - cut + 1), at + 1)
+    )
 
 
-def _pile(apart: Family, together: Family | None, place: int) -> _Pile | None:
-    if together is None:
-        return None
+def _pile(apart: Family, together: Family, place: int) -> _Pile | None:
     groups: dict[tuple[str, ...], set[str]] = {}
     specs: dict[tuple[str, ...], set[TensorSpec]] = {}
     for index, spec in apart.specs.items():
@@ -130,3 +144,31 @@ def _fit(indices: set[str], specs: set[TensorSpec], together: TensorSpec) -> boo
     if together.shape[1:] == spec.shape:
         return True
     return False if sorted(together.shape[1:]) == sorted(spec.shape) else None
+
+
+def propose_merges(board: Board) -> None:
+    """Copies in every block of what stands once now: merged where they are equal.
+
+    Whether they are is checked on the values before anything is written.
+    """
+    for family in families(board.vanished):
+        at = [n for n, part in enumerate(family.path) if part == "#"]
+        if len(at) != 1 or len(family.members) < 2 or len(set(family.specs.values())) > 1:
+            continue
+        for other in families(board.appeared):
+            is_same = other.leaf == family.leaf and _is_without(family.path, other.path, at[0])
+            if is_same and set(other.specs.values()) == set(family.specs.values()):
+                _merge(board, family, next(iter(other.members.values())))
+
+
+def _merge(board: Board, family: Family, target: str) -> None:
+    sources = tuple(family.members.values())
+    call = f"ck.merge_equal([{', '.join(map(quoted, sources))}], {quoted(target)})"
+    if len(call) > _LONGEST:
+        pattern = ".".join("{i}" if part == "#" else part for part in family.path)
+        call = (
+            f"copies = [match.name for match in ck.match({quoted(pattern)})]\n"
+            f"ck.merge_equal(copies, {quoted(target)})"
+        )
+    why = f"{len(sources)} of equal shape become one; refused where their values differ"
+    board.add(Proposal("merge_equal", call, sources, (target,), "guess", why))

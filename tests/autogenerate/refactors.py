@@ -31,8 +31,9 @@ class World:
     """The checkpoint while it is refactored.
 
     What no names and shapes can show is left out: a subtree of several modules that is dropped
-    while an exact copy is made anew under another name; equal modules that changed places; a square matrix that was transposed; a name
-    that is given again to something of the same shape; a layer put into a list and one taken out.
+    while an exact copy is made anew under another name; equal modules that changed places; a square
+    matrix that was transposed; a name that is given again to something of the same shape; a layer
+    put into a list and one taken out.
 
     copied and dropped  whether that happened to a subtree of several modules
     ever                every name that there was
