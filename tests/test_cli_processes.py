@@ -191,7 +191,7 @@ def test_no_bar_where_it_is_not_wanted(toy: Toy, runs: Path, tmp_path: Path) -> 
     env = slowed(tmp_path / "site", _SLOW)
     for number, option in enumerate(("-q", "--json", "--json-lines")):
         shown, code = on_terminal(toy, {**env, "TERM": "xterm"}, 2, option, out=f"out{number}")
-        assert (code, "files" in shown.replace('"files"', "")) == (0, False)
+        assert (code, "files" in shown.replace('"files"', "")) == (0, False), shown
 
 
 _SLOW = """

@@ -247,6 +247,23 @@ def test_every_entry_stays_in_its_shard_and_new_ones_go_to_the_last(tmp_path: Pa
     assert index_of(new)["metadata"]["total_size"] == size
 
 
+@pytest.mark.parametrize("with_backup", [True, False])
+def test_no_file_is_shared_with_a_folder_that_stays(tmp_path: Path, with_backup: bool) -> None:
+    zoo = Zoo(tmp_path, SPLIT)
+    source = old(zoo)
+    large = source / "optimizer-like.bin"
+    large.write_bytes(bytes(17 << 20))
+    number = large.stat().st_ino
+    backup = tmp_path / "backup" if with_backup else None
+    carry_out(
+        zoo.prepare(source), Destination(source, in_place=True, folder=True, backup=backup)
+    )
+    assert (large.stat().st_ino == number) is not with_backup
+    if backup is not None:
+        large.write_bytes(b"of the next run")
+        assert (backup / large.name).stat().st_size == 17 << 20
+
+
 def test_everything_else_comes_along_as_it_is(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path, SPLIT)
     source = old(zoo)

@@ -53,7 +53,6 @@ from ckmigrate.formats.shard_index import with_shard_names
 
 __all__ = ["FolderImage", "NewFile", "commit_folder"]
 
-_LINKED_FROM: Final = 16 << 20
 _KEPT: Final = ".kept"
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _SHARD: Final = re.compile(r"(?P<stem>.+?)(-v[0-9]+)?(?P<rest>(-[0-9]{5,}-of-[0-9]{5,})?\.[^.]+)")
@@ -124,9 +123,12 @@ def commit_folder(
         remove_stale(target)
         remove_stale_folders(target)
         check_unchanged(sources)
-        old = preflight(destination, image.size + _carried_size(image), source=source)
+        # Two folders must not share a file: whoever saves into the one would change the other.
+        links = destination.in_place and destination.backup is None
+        size = image.size + (0 if links else _carried_size(image))
+        old = preflight(destination, size, source=source)
         with staging(target) as stage:
-            _build(stage, image, sources[0].path if destination.in_place else None)
+            _build(stage, image, sources[0].path if destination.in_place else None, links=links)
             verify(stage.path)
             check_unchanged(sources)
             _give_folder_mode(stage, old if destination.in_place else None)
@@ -135,17 +137,15 @@ def commit_folder(
 
 
 def _carried_size(image: FolderImage) -> int:
-    """Bytes that may be copied; large files are linked."""
-    sizes = (os.path.getsize(path) for path in (image.carried or {}).values())
-    return sum(size for size in sizes if size < _LINKED_FROM)
+    return sum(os.path.getsize(path) for path in (image.carried or {}).values())
 
 
 # --- building ---------------------------------------------------------------------------------
 
 
-def _build(stage: Staging, image: FolderImage, old: Path | None) -> None:
+def _build(stage: Staging, image: FolderImage, old: Path | None, *, links: bool) -> None:
     """Everything that the image describes, forced to stable storage; permissions are those of
-    the folder that the file `old` is in."""
+    the folder that the file `old` is in. With `links`, what comes along is linked if possible."""
     folders = {stage.path}
     carried = image.carried or {}
     for name in (*carried, *(f"{folder}/" for folder in image.empty)):
@@ -156,7 +156,7 @@ def _build(stage: Staging, image: FolderImage, old: Path | None) -> None:
             give_mode(fd, _permissions(name, old))
             syscalls.fsync(fd)
     for name, path in carried.items():
-        _carry(path, stage.path / name)
+        _carry(path, stage.path / name, link=links)
     for folder in sorted(folders, reverse=True):
         syscalls.fsync_folder(folder)
 
@@ -189,16 +189,13 @@ def _created(path: Path) -> Iterator[int]:
         syscalls.close(fd)
 
 
-def _carry(source: Path, target: Path) -> None:
-    """A copy of a file, which shares its blocks where the file system can do that.
-
-    Only large files are linked: who edits a file of the new folder must not change the old one.
-    """
+def _carry(source: Path, target: Path, *, link: bool) -> None:
+    """A copy of a file, which shares its blocks where the file system can do that, or a link."""
     path = real_path(source)
     fd = syscalls.open_fd(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         found = syscalls.stat(fd)
-        if found.st_size >= _LINKED_FROM and _linked(path, target):
+        if link and _linked(path, target):
             syscalls.fsync(fd)
             return
         with _created(target) as copy:
@@ -523,7 +520,8 @@ class _Run:
 
     @contextmanager
     def _backup(self) -> Iterator[Path | None]:
-        """A second folder of links to all old files; taken back where nothing was done."""
+        """A second folder of the old files: links to those that go, copies of those that stay;
+        taken back where nothing was done."""
         if self.destination.backup is None:
             yield None
             return
@@ -531,7 +529,10 @@ class _Run:
         with staging(self.target) as copy:
             for name in _files_in(self.target):
                 _make_folders(copy.path, name)
-                self._link(self.target / name, copy.path / name)
+                if name in (self.image.carried or {}):
+                    _carry(self.target / name, copy.path / name, link=False)
+                else:
+                    self._link(self.target / name, copy.path / name)
             for name in _folders_in(self.target):
                 _make_folders(copy.path, f"{name}/")
             give_mode(copy.fd, syscalls.stat(self.target))
