@@ -32,9 +32,9 @@ LAYERS = (
     "locking",
     "opened remarks uncollected placement output output_dcp output_folder verify prepare places",
     "migrate patch fast",
-    "autogenerate.*",
     "squash.*",
     "report.*",
+    "autogenerate.*",
     "cli.*",
 )
 """Lowest first. A module imports from lower layers, and from its own."""

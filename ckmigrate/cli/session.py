@@ -115,6 +115,10 @@ class Session:
         """A text on stderr, whatever the options are."""
         self._put(lambda: sys.stderr, text)
 
+    def prompt(self, text: str) -> None:
+        """A question on stderr; the answer is typed behind it."""
+        self._put(lambda: sys.stderr, text, end="")
+
     def complain(self, error: CkmigrateError) -> None:
         """Report an error on stderr."""
         from ckmigrate.report.errors import error_text
@@ -134,7 +138,9 @@ class Session:
         if self.failure is None:
             self.failure = self._put(lambda: self.stdout, text)
 
-    def _put(self, find: Callable[[], TextIO | None], text: str) -> OSError | None:
+    def _put(
+        self, find: Callable[[], TextIO | None], text: str, *, end: str = "\n"
+    ) -> OSError | None:
         # Found only once the bar is gone: while it is there, stderr is another one.
         with self.aside():
             stream = find()
@@ -142,7 +148,7 @@ class Session:
                 return None
             shown = printable_text(text)
             try:
-                stream.write((self._coloured(shown) if self._has_colour(stream) else shown) + "\n")
+                stream.write((self._coloured(shown) if self._has_colour(stream) else shown) + end)
                 stream.flush()
             except OSError as error:
                 return error

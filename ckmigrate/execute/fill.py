@@ -25,7 +25,7 @@ from ckmigrate.formats.zip_image import BLOCK
 from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange, lower
 from ckmigrate.step import Check
 
-__all__ = ["Progress", "Work", "check_claims", "fill", "read_expression"]
+__all__ = ["Progress", "Work", "check_claims", "fill", "read_expression", "read_pieces"]
 
 _PIECE = 4 << 20
 _STEP = 64 << 20
@@ -262,10 +262,15 @@ def _read_range(item: SourceRange, source: SourceFile) -> Iterator[bytes]:
 
 def read_expression(expr: Expr, source: SourceFile) -> bytes:
     """The bytes of one expression, worked out anew."""
+    return b"".join(read_pieces(expr, source))
+
+
+def read_pieces(expr: Expr, source: SourceFile) -> Iterator[Any]:
+    """The same bytes piece by piece, so that the whole need not fit into memory."""
     evaluator = Evaluator(source.read)
     item = Work("", expr, lower(expr, source.is_plain))
     evaluator.expect(expr)
-    return b"".join(_pieces(item, source, evaluator))
+    yield from _pieces(item, source, evaluator)
 
 
 def check_claims(checks: tuple[Check, ...], source: SourceFile) -> None:

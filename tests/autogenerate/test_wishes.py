@@ -1,0 +1,108 @@
+"""--rename and --map: what they say, and every way to say it wrongly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckmigrate.autogenerate.wishes import Wish, Wishes, fitted, parse_rename, read_map
+from ckmigrate.errors import UsageError
+from tests.autogenerate.drafts import side
+
+SIDES = [side({"body.0.w": (1,), "body.1.w": (1,), "fc": (2,)}, {"head": (2,), "gain": (1,)})]
+
+
+def read(folder: Path, text: str) -> Wishes:
+    path = folder / "map.toml"
+    path.write_text(text)
+    return read_map(path)
+
+
+def test_a_rename_is_two_patterns() -> None:
+    wish = parse_rename(" body.{i}.w = enc.{i}.w ")
+    assert (wish.pattern, wish.value) == ("body.{i}.w", "enc.{i}.w")
+
+
+@pytest.mark.parametrize("text", ["", "a", "=b", "a=", " = "])
+def test_half_a_rename_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_rename(text)
+    assert caught.value.code == "CKM250"
+
+
+def test_a_map_has_three_tables(tmp_path: Path) -> None:
+    wishes = read(
+        tmp_path,
+        '# what became what\n[renames]\n"body.**" = "enc.**"\nfc = "head"\n'
+        '[drop]\n"aux.**" = "unused"\n[init]\ngain = "full(1e-5)"\nbias = "init.zeros()"\n',
+    )
+    assert [(w.pattern, w.value) for w in wishes.renames] == [("body.**", "enc.**"), ("fc", "head")]
+    assert [(w.pattern, w.value) for w in wishes.drops] == [("aux.**", "unused")]
+    assert [w.value for w in wishes.inits] == ["init.full(1e-5)", "init.zeros()"]
+    places = [w.where.rpartition(", ")[2] for w in (*wishes.renames, *wishes.drops, *wishes.inits)]
+    assert places == ["line 3", "line 4", "line 6", "line 8", "line 9"]
+
+
+def test_a_map_may_be_empty(tmp_path: Path) -> None:
+    assert read(tmp_path, "") == Wishes()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "word"),
+    [
+        ("[renames\n", "CKM251", 1, "map.toml"),
+        ('[renames]\na = "b"\na = "c"\n', "CKM251", 3, "map.toml"),
+        ('\n[rename]\na = "b"\n', "CKM252", 2, "no table [rename]"),
+        ('renames = "a=b"\n', "CKM252", 1, "'renames' is not a table"),
+        ("[drop]\n\naux = true\n", "CKM252", 3, "the value of 'aux' in [drop]"),
+        ('[drop]\naux = " "\n', "CKM252", 2, "the value of 'aux' in [drop]"),
+        ("[renames]\nbody.x = 3\n", "CKM252", 2, "the value of 'body' in [renames]"),
+        ('[init]\ng = "one()"\n', "CKM252", 2, "not an initialiser"),
+        ('[init]\ng = "ones"\n', "CKM252", 2, "not an initialiser"),
+        ('[init]\ng = "full()"\n', "CKM252", 2, "not an initialiser"),
+        ('[init]\ng = "full(zeros())"\n', "CKM252", 2, "not an initialiser"),
+        ('[init]\ng = "Initialiser(1)"\n', "CKM252", 2, "not an initialiser"),
+        ('[init]\ng = "full(__import__(1))"\n', "CKM252", 2, "not an initialiser"),
+        ('[init]\ng = "full(("\n', "CKM252", 2, "not an initialiser"),
+    ],
+)
+def test_a_bad_map_names_the_line(
+    tmp_path: Path, text: str, code: str, line: int, word: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, text)
+    assert caught.value.code == code
+    assert word in caught.value.what
+    assert caught.value.where == f"{tmp_path / 'map.toml'}, line {line}"
+
+
+def test_an_absent_or_binary_map_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the map"):
+        read_map(tmp_path / "none.toml")
+    (tmp_path / "b.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot read the map"):
+        read_map(tmp_path / "b.toml")
+
+
+def test_the_name_of_a_module_is_enough() -> None:
+    wishes = fitted(Wishes((parse_rename("body=enc"), parse_rename("fc=head"))), SIDES)
+    assert [(w.pattern, w.value) for w in wishes.renames] == [("body.**", "enc.**"), ("fc", "head")]
+
+
+def test_a_wish_that_matches_nothing_is_refused_with_the_nearest_names() -> None:
+    for wishes in (
+        Wishes((parse_rename("bodi.**=enc.**"),)),
+        Wishes(drops=(Wish("body.2.w", "gone", "x.toml, line 2"),)),
+        Wishes(inits=(Wish("gian", "init.ones()", "x.toml, line 2"),)),
+    ):
+        with pytest.raises(UsageError) as caught:
+            fitted(wishes, SIDES)
+        assert caught.value.code == "CKM250"
+        assert "Nearest: " in str(caught.value.why)
+
+
+def test_a_bad_pattern_is_an_error_of_usage() -> None:
+    with pytest.raises(UsageError) as caught:
+        fitted(Wishes((parse_rename("{i=x"),)), SIDES)
+    assert (caught.value.code, caught.value.where) == ("CKM250", "--rename '{i=x'")

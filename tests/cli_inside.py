@@ -1,0 +1,124 @@
+"""The command in the process of the test: for many runs that build a model, torch is imported once.
+
+What only a real process can show (exit codes, streams, light imports) is tested with `Toy.run`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ckmigrate.cli import main
+from tests.cli_project import Ran, Toy
+
+__all__ = ["Inside", "Talk"]
+
+_PROMPT = "[a/e/n]: "
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What a conversation showed on the terminal, what went to stdout, and the exit code."""
+
+    code: int
+    screen: str
+    out: str
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A project, and the command run in its folder."""
+
+    toy: Toy
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def root(self) -> Path:
+        return self.toy.root
+
+    @property
+    def scripts(self) -> list[str]:
+        return sorted(path.name for path in (self.root / "migrations").glob("*.py"))
+
+    @property
+    def drafted(self) -> Path:
+        (path,) = (self.root / "migrations").glob("0004_*.py")
+        return path
+
+    def model(self, text: str) -> None:
+        (self.root / "toy_model.py").write_text(text)
+
+    def run(self, *arguments: object) -> Ran:
+        """The command; stdin is no terminal."""
+        out, err = io.StringIO(), io.StringIO()
+        with self._folder({}) as patch, redirect_stdout(out):
+            patch.setattr(sys, "stdin", io.StringIO())
+            patch.setattr(sys, "stderr", err)
+            code = main([str(argument) for argument in arguments])
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    def draft(self, *arguments: object) -> Ran:
+        return self.run("revision", "--autogenerate", "-m", "Refactor", *arguments)
+
+    def talk(
+        self, answers: Sequence[str], *arguments: str, env: Mapping[str, str] | None = None
+    ) -> Talk:
+        """Draft at a pseudo-terminal, which stdin and stderr are; an answer for each question."""
+        terminal, side = pty.openpty()
+        screen: list[str] = []
+        person = threading.Thread(target=_answer, args=(terminal, list(answers), screen))
+        person.start()
+        out = io.StringIO()
+        try:
+            with (
+                self._folder({"COLUMNS": "80", **(env or {})}) as patch,
+                open(side, closefd=False) as keys,
+                open(side, "w", closefd=False) as shown,
+                redirect_stdout(out),
+            ):
+                patch.setattr(sys, "stdin", keys)
+                patch.setattr(sys, "stderr", shown)
+                code = main(["revision", "--autogenerate", "-m", "Refactor", *arguments])
+        finally:
+            os.close(side)
+            person.join(30)
+            os.close(terminal)
+        return Talk(code, "".join(screen).replace("\r\n", "\n"), out.getvalue())
+
+    @contextmanager
+    def _folder(self, env: Mapping[str, str]) -> Iterator[pytest.MonkeyPatch]:
+        with self.monkeypatch.context() as patch:
+            patch.chdir(self.root)
+            for name in ("VISUAL", "EDITOR"):
+                patch.delenv(name, raising=False)
+            shown = {"TERM": "dumb", "XDG_RUNTIME_DIR": str(self.root / ".run"), **env}
+            for name, value in shown.items():
+                patch.setenv(name, value)
+            # The model was another one a moment ago, perhaps of the same size.
+            patch.setattr(sys, "dont_write_bytecode", True)
+            sys.modules.pop("toy_model", None)
+            yield patch
+
+
+def _answer(terminal: int, answers: list[str], screen: list[str]) -> None:
+    """Read what is shown until the other side is closed; answer each question once it is asked."""
+    asked = 0
+    while True:
+        try:
+            part = os.read(terminal, 1 << 16).decode(errors="replace")
+        except OSError:
+            return
+        screen.append(part)
+        while "".join(screen).count(_PROMPT) > asked:
+            # Whoever is asked more than was thought of has nothing to say: the end of the input.
+            os.write(terminal, (answers[asked] if asked < len(answers) else "\x04").encode())
+            asked += 1
