@@ -91,7 +91,7 @@ class Opened:
 
 @uncollected()
 def open_weights(path: Path, project: Project, request: Request) -> Opened:
-    """Read a checkpoint and find its weights; StorageError CKM780 where a change of it in place is
+    """Read a checkpoint and find its weights; StorageError CKM773 where a change of it in place is
     not done."""
     require_settled(folder_of(path))
     stored = open_checkpoint(path, carry=(*project.carry, *request.carry))

@@ -116,7 +116,7 @@ def test_after_a_kill_everybody_who_reads_is_told_and_the_next_run_rolls_back(
     for verb in ("current", "identify", "inspect", "plan", "verify"):
         ran = toy.run(verb, old.name, *(["--no-model"] if verb == "verify" else []))
         assert ran.code == 7, verb
-        assert "CKM780" in ran.err
+        assert "CKM773" in ran.err
         assert f"ckmigrate undo {old}" in ran.err
     assert toy.run("diff", old.name, "base").code == 7
     assert toy.run("upgrade", old.name, "-o", "other.pt", "--no-model").code == 7
@@ -137,7 +137,7 @@ def test_undo_rolls_back_what_was_cut_off(toy: Toy) -> None:
     assert old.read_bytes() == before
     again = toy.run("undo", old.name)
     assert again.code == 7
-    assert "CKM785" in again.err
+    assert "CKM778" in again.err
 
 
 def test_undo_of_what_does_not_exist_is_an_error(toy: Toy) -> None:

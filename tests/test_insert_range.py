@@ -67,7 +67,7 @@ def test_a_header_grows_where_the_file_system_can_and_is_refused_where_not(
     before = snapshot(zoo.folder)
     if not SYSTEMS[kind]:
         error = refusal(zoo, old)
-        assert error.code == "CKM783"
+        assert error.code == "CKM776"
         assert "this file system cannot insert" in str(error.why)
         assert "without --fast" in str(error.fix)
         return
@@ -175,5 +175,5 @@ def test_a_file_with_holes_is_not_given_another(mounted: tuple[str, Path]) -> No
         if syscalls.hole(file.fileno())[0] == len(raw):
             pytest.skip(f"{kind} keeps no holes")
     error = refusal(zoo, old)
-    assert error.code == "CKM783"
+    assert error.code == "CKM776"
     assert "holes" in str(error.why)

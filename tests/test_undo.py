@@ -120,12 +120,12 @@ def test_a_record_of_another_file_writes_nothing(tmp_path: Path) -> None:
     planted(path, of(path, target="other.pt"))
     assert "other.pt" in str(refused(path).why)
     planted(path, of(path, name="config.json"))
-    assert refused(path).code == "CKM781"
+    assert refused(path).code == "CKM774"
     planted(path, of(path, size=now.size - 1, identity=replace(now, size=now.size - 1)))
     assert "no part of the change" in str(refused(path).why)
     pending_path(path).write_bytes(b"anything")
     error = refused(path)
-    assert error.code == "CKM781"
+    assert error.code == "CKM774"
     assert "remove the record" in str(error.fix)
 
 
@@ -134,12 +134,12 @@ def test_a_record_that_is_a_link_or_a_pipe_is_not_read(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.write_bytes(encode(of(path)))
     pending_path(path).symlink_to(target)
-    assert refused(path).code == "CKM781"
+    assert refused(path).code == "CKM774"
     pending_path(path).unlink()
     os.mkfifo(pending_path(path))
     with pytest.raises(StorageError) as caught:
         settle(path)
-    assert caught.value.code == "CKM781"
+    assert caught.value.code == "CKM774"
 
 
 def test_a_record_of_another_user_is_not_believed(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_record_of_a_folder_writes_through_no_link(tmp_path: Path) -> None:
     for name in ("extra", "inner/victim"):
         saved = replace(of(victim).files[0], name=name)
         planted(old, UndoRecord("old", "base", (saved,)))
-        assert refused(old).code == "CKM784"
+        assert refused(old).code == "CKM777"
     assert victim.read_text() == "mine"
 
 
@@ -171,7 +171,7 @@ def test_a_file_with_two_names_is_not_changed_in_place(tmp_path: Path) -> None:
     zoo, path = project(tmp_path)
     os.link(path, tmp_path / "backup.pt")
     error = refusal(zoo, path)
-    assert error.code == "CKM784"
+    assert error.code == "CKM777"
     assert "2 names" in error.what
 
 
@@ -210,7 +210,7 @@ def test_a_file_that_is_changed_meanwhile_is_an_error_and_keeps_its_new_content(
             carry_out_in_place(prepared, lock=lock)
     monkeypatch.setattr(syscalls, "before", None)
     assert fired
-    assert caught.value.code in ("CKM753", "CKM781")
+    assert caught.value.code in ("CKM753", "CKM774")
     assert path.read_bytes() == content
 
 
@@ -221,7 +221,7 @@ def test_undo_takes_back_only_what_nobody_wrote_since(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     with pytest.raises(StorageError) as caught:
         take_back(path)
-    assert caught.value.code == "CKM785"
+    assert caught.value.code == "CKM778"
     assert "old.pt.undo-base: old.pt was written again since" in caught.value.details
     assert snapshot(tmp_path) == before
 
@@ -232,7 +232,7 @@ def test_without_a_backup_there_is_nothing_to_undo(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if "undo" in p.name] == []
     with pytest.raises(StorageError) as caught:
         take_back(path)
-    assert caught.value.code == "CKM785"
+    assert caught.value.code == "CKM778"
 
 
 def test_mode_and_attributes_stay_and_a_second_record_gets_a_second_name(tmp_path: Path) -> None:

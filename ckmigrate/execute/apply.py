@@ -54,10 +54,10 @@ def apply(
     verify    reads the changed files as a stranger would; whatever it raises takes them back
 
     On any exception but `InterruptedAfterCommit` and CKM758 the checkpoint is the old one, unless
-    even the disk refuses that (CKM782): then the undo record stays, and the next run rolls back.
+    even the disk refuses that (CKM775): then the undo record stays, and the next run rolls back.
 
-    Raises StorageError CKM753 (changed meanwhile), CKM783 (no room for the header, and the file
-    system can make none), CKM784 (the file has other names), and those of `commit`.
+    Raises StorageError CKM753 (changed meanwhile), CKM776 (no room for the header, and the file
+    system can make none), CKM777 (the file has other names), and those of `commit`.
     """
     target = lock.path
     with told_if_interrupted() as done, explained(path):
@@ -119,7 +119,7 @@ def _check(path: Path, file: FilePatch, found: os.stat_result) -> None:
         raise changed(StoredFile(path, file.identity), FileIdentity.of(found))
     if found.st_nlink != 1:
         raise StorageError(
-            "CKM784",
+            "CKM777",
             f"{path.name} has {found.st_nlink} names (hard links)",
             where=str(path),
             why="A change in place would change it under all of them; one may be a backup.",
@@ -129,7 +129,7 @@ def _check(path: Path, file: FilePatch, found: os.stat_result) -> None:
 
 def _cannot_insert(path: Path, why: str) -> StorageError:
     return StorageError(
-        "CKM783",
+        "CKM776",
         f"the header of {path.name} has no room for the new one",
         where=str(path),
         why=f"Room could not be made in front of the data without copying it: {why}.",
@@ -207,14 +207,14 @@ class _Run:
             syscalls.rename(pending_path(self.target), kept)
 
     def take_back(self, cause: BaseException) -> None:
-        """The old version, after something failed; CKM782 where that fails too."""
+        """The old version, after something failed; CKM775 where that fails too."""
         if not self.began:
             return
         try:
             roll_back(self.target, self.record)
         except OSError as error:
             raise StorageError(
-                "CKM782",
+                "CKM775",
                 f"{self.target.name} is half changed, and could not be rolled back: "
                 f"{error.strerror or error}",
                 where=str(self.target),

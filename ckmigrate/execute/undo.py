@@ -79,12 +79,12 @@ def kept_path(target: Path, revision: str) -> Path:
 
 
 def member(target: Path, name: str) -> Path:
-    """A file of the checkpoint; StorageError CKM784 where a symbolic link leads out of it."""
+    """A file of the checkpoint; StorageError CKM777 where a symbolic link leads out of it."""
     path = target / name if name else target
     if real_path(path) == path:
         return path
     raise StorageError(
-        "CKM784",
+        "CKM777",
         f"{path.name} is a symbolic link",
         where=str(path),
         why="A change in place would change the file that the link leads to, for everybody who "
@@ -94,7 +94,7 @@ def member(target: Path, name: str) -> Path:
 
 
 def open_member(target: Path, name: str) -> int:
-    """A descriptor to change a regular file of the checkpoint with; CKM784 where it is a link."""
+    """A descriptor to change a regular file of the checkpoint with; CKM777 where it is a link."""
     path = member(target, name)
     fd = syscalls.open_fd(path, _WRITE)
     if S_ISREG(os.fstat(fd).st_mode):
@@ -106,13 +106,13 @@ def open_member(target: Path, name: str) -> int:
 def require_settled(path: Path) -> None:
     """Nothing, unless a change of this checkpoint, or of the folder that it is in, is not done.
 
-    StorageError CKM780 otherwise: what is read might be half the old and half the new one.
+    StorageError CKM773 otherwise: what is read might be half the old and half the new one.
     """
     target = real_path(path)
     for candidate in (target, target.parent):
         if os.path.lexists(pending_path(candidate)):
             raise StorageError(
-                "CKM780",
+                "CKM773",
                 f"{candidate.name} is being changed in place, or a run that did so was cut off",
                 where=str(path),
                 why=f"The undo record {pending_path(candidate).name} lies beside it: the file may "
@@ -125,7 +125,7 @@ def require_settled(path: Path) -> None:
 
 
 def _read(path: Path, target: Path) -> UndoRecord:
-    """The record at `path`, which is about `target`; CKM781 where it is not one that we trust."""
+    """The record at `path`, which is about `target`; CKM774 where it is not one that we trust."""
     try:
         fd = syscalls.open_fd(path, _READ)
     except OSError as error:
@@ -153,7 +153,7 @@ def _check_kind(path: Path, target: Path, record: UndoRecord) -> None:
 
 def _unfit(path: Path, why: str) -> StorageError:
     return StorageError(
-        "CKM781",
+        "CKM774",
         f"{path.name} cannot be used to undo a change",
         where=str(path),
         why=why,
@@ -185,7 +185,7 @@ def undo_newest(target: Path) -> Undone:
 
     target  a real path, of which the caller has the lock
 
-    StorageError CKM785 where no kept record tells how: there is none, or the checkpoint was changed
+    StorageError CKM778 where no kept record tells how: there is none, or the checkpoint was changed
     since.
     """
     found = [target.with_name(name) for name in sorted(names_in(target.parent), reverse=True)]
@@ -206,7 +206,7 @@ def undo_newest(target: Path) -> Undone:
             return Undone(target, record.revision, was_done=True)
         reasons.append(f"{path.name}: {reason}")
     raise StorageError(
-        "CKM785",
+        "CKM778",
         f"there is nothing to undo for {target.name}",
         where=str(target),
         details=tuple(reasons),
@@ -235,12 +235,12 @@ def _differs(target: Path, record: UndoRecord) -> str | None:
 
 @contextmanager
 def _rolled(target: Path) -> Iterator[None]:
-    """CKM782 where the system fails; the record stays, so that it can be tried again."""
+    """CKM775 where the system fails; the record stays, so that it can be tried again."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            "CKM782",
+            "CKM775",
             f"{target.name} could not be rolled back: {error.strerror or error}",
             where=str(target),
             why="The undo record is still there, with everything that the old version needs.",
@@ -252,7 +252,7 @@ def roll_back(target: Path, record: UndoRecord) -> None:
     """Give every file its old bytes, sizes and times; then the pending record goes.
 
     All files are looked at before the first is touched. OSError where the system fails, and then
-    it may be called again; StorageError CKM781 where a file is not the one that was changed.
+    it may be called again; StorageError CKM774 where a file is not the one that was changed.
     """
     with signals_held():
         for file in record.files:

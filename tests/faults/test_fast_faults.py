@@ -128,14 +128,14 @@ def test_a_disk_that_fails_for_good_leaves_the_record_and_undo_uses_it(
         if pending_path(path).exists():
             with pytest.raises(StorageError) as refused:
                 require_settled(path)
-            assert refused.value.code == "CKM780"
+            assert refused.value.code == "CKM773"
         elif bare(files(path)) == old:
             continue
         take_back(path)
         assert bare(files(path)) == old
         if left >= 0:
             break
-    assert "CKM782" in codes
+    assert "CKM775" in codes
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,7 +209,7 @@ def test_a_kill_before_any_call_is_rolled_back_by_the_next_run(
         if pending:
             with pytest.raises(StorageError) as refused:
                 open_weights(path, zoo.project, Request())
-            assert refused.value.code == "CKM780"
+            assert refused.value.code == "CKM773"
             if number % 2:
                 change(zoo, path)
                 assert bare(files(path)) == new, number
