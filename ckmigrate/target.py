@@ -22,7 +22,7 @@ from ckmigrate.spec import DType, Schema, TensorSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Target", "load_target", "strict_load"]
+__all__ = ["Target", "build_model", "load_target", "strict_load"]
 
 _SETTING = "the `model` setting in [tool.ckmigrate]"
 _MAX_LINES = 10
@@ -106,6 +106,35 @@ def strict_load(
         _assign(model, given, factory, exempt)
 
 
+def build_model(
+    factory: str,
+    name: str,
+    *,
+    seed: int | None,
+    python_path: Sequence[str | Path] = (),
+    params: Params | None = None,
+) -> torch.nn.Module:
+    """The model with real values, as the factory fills them after `torch.manual_seed(seed)`.
+
+    Without a seed: on the meta device, if it can be built there. The caller's random numbers are
+    left as they were. UsageError as `load_target`.
+    """
+    import torch
+
+    known = _Factory(factory, name, params or {})
+    if seed is None:
+        with _user_code(python_path):
+            return _built(known)[0]
+    with _user_code(python_path), torch.random.fork_rng(devices=[]):
+        make = _resolve(known)
+
+        def seeded(**params: object) -> object:
+            torch.manual_seed(seed)
+            return make(**params)
+
+        return _really_built(known, seeded)
+
+
 @dataclass(frozen=True, slots=True)
 class _Factory:
     text: str
@@ -150,11 +179,18 @@ def _built(factory: _Factory) -> tuple[torch.nn.Module, dict[str, object]]:
             model = make(**factory.params)
         if isinstance(model, torch.nn.Module):
             return model, model.state_dict(keep_vars=True)
+    model = _really_built(factory, make)
+    return model, model.state_dict(keep_vars=True)
+
+
+def _really_built(factory: _Factory, make: Callable[..., object]) -> torch.nn.Module:
+    import torch
+
     try:
         with torch.random.fork_rng(devices=[]):
             model = make(**factory.params)
         if isinstance(model, torch.nn.Module):
-            return model, model.state_dict(keep_vars=True)
+            return model
     except (Exception, SystemExit) as error:
         fix = f"call it yourself: {_call_text(factory)}; params come from the configuration"
         what = f"the factory of model {factory.model!r} fails"

@@ -43,15 +43,17 @@ def draft(
     *,
     hints: Hints | None = None,
     initialisers: Mapping[str, str] = MappingProxyType({}),
+    unsure: Mapping[str, str] = MappingProxyType({}),
 ) -> Draft:
     """The calls that make `new` of `old`; equal schemas give an empty draft.
 
     initialisers  name of a new entry → the text of its initialiser: "init.ones()"
+    unsure        name of a new entry → why its initialiser is in doubt, or why it has none
 
     MigrationError where a given rename or a chosen call cannot be made.
     """
     known = hints or Hints()
-    fresh = Fresh(initialisers)
+    fresh = Fresh(initialisers, unsure)
     board = Board(old, new, known.choices)
     propose_given(board, known.renames)
     propose_proven(board, known.equal)
@@ -75,5 +77,5 @@ def draft(
     propose_drops(board)
     propose_new(board, fresh, gone)
     propose_ties(board)
-    propose_todos(board)
+    propose_todos(board, fresh)
     return Draft(tuple(board.proposals))

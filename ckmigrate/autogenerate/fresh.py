@@ -32,7 +32,7 @@ def propose_drops(board: Board) -> None:
 
 def propose_new(board: Board, fresh: Fresh, gone: Collection[TensorSpec]) -> None:
     """What came, one call for every family. gone: what was dropped on the way."""
-    came = board.appeared
+    came = {n: s for n, s in board.appeared.items() if not fresh.cannot_make(n)}
     asked_specs = {spec for spec in set(came.values()) if board.may_be_given(spec, gone)}
     asked = {
         name.rpartition(".")[0]
@@ -51,10 +51,10 @@ def propose_new(board: Board, fresh: Fresh, gone: Collection[TensorSpec]) -> Non
 def _make(
     board: Board, fresh: Fresh, names: Sequence[str], spec: TensorSpec, certainty: Certainty
 ) -> None:
-    known = all(map(fresh.knows, names))
-    why = "new" if known else "new; how the model fills it is not known, so zeros"
-    if known and certainty != "certain":
-        why += "; or made of something that went"
+    doubts = list(dict.fromkeys(filter(None, map(fresh.doubt, names))))
+    if not doubts and certainty != "certain":
+        doubts = ["or made of something that went"]
+    why = "; ".join(["new", *doubts])
     for call in fresh.calls(names, spec):
         made = tuple(name for name in names if _makes(call, name, names))
         board.add(Proposal("init", call, (), made, certainty, why))

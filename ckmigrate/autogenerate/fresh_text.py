@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckmigrate.autogenerate.families import Family, families
 from ckmigrate.autogenerate.patterns import quoted
@@ -13,16 +13,31 @@ from ckmigrate.spec import DType, TensorSpec
 __all__ = ["Fresh"]
 
 _LETTERS = "ijklmn"
+_UNKNOWN = "how the model fills it is not known, so zeros"
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """How new entries are made: name → text of the initialiser; zeros where none is known."""
+    """How new entries are made; zeros where that is not known.
+
+    initialisers  name → text of the initialiser
+    unsure        name → why that text is in doubt, or why there is none
+    """
 
     initialisers: Mapping[str, str]
+    unsure: Mapping[str, str] = field(default_factory=dict)
 
     def knows(self, name: str) -> bool:
-        return name in self.initialisers
+        return name in self.initialisers and name not in self.unsure
+
+    def doubt(self, name: str) -> str:
+        """Why its initialiser may be another; "" where it is known."""
+        unknown = "" if name in self.initialisers else _UNKNOWN
+        return self.unsure.get(name, unknown)
+
+    def cannot_make(self, name: str) -> bool:
+        """Whether no initialiser makes it: the model computes its values."""
+        return name in self.unsure and name not in self.initialisers
 
     def calls(self, names: Sequence[str], spec: TensorSpec) -> list[str]:
         """Calls that make these names, all of one spec."""
