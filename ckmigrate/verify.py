@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from ckmigrate.prepare import Prepared
     from ckmigrate.revisions.script import Script
 
-__all__ = ["loaded_tensors", "run_script_verifies", "strictly_loads", "verify_file"]
+__all__ = [
+    "loaded_tensors",
+    "run_script_verifies",
+    "strictly_loads",
+    "tensor_from_bytes",
+    "verify_file",
+]
 
 
 def verify_file(path: Path, prepared: Prepared) -> None:
@@ -127,7 +133,7 @@ def loaded_tensors(
         yield {
             name: _tensor(name, tensor, source, maps)
             if values or not source.record(name).boxes
-            else _from_bytes(mmap.mmap(-1, max(1, tensor.spec.nbytes)), tensor.spec)
+            else tensor_from_bytes(mmap.mmap(-1, max(1, tensor.spec.nbytes)), tensor.spec)
             for name, tensor in entries.items()
         }
 
@@ -148,11 +154,13 @@ class _Maps(dict[int, mmap.mmap]):
 def _tensor(name: str, tensor: Tensor, source: SourceFile, maps: _Maps) -> torch.Tensor:
     if source.is_plain(name) and tensor.spec.numel and not source.record(name).boxes:
         mapped = maps[source.record(name).file]
-        return _from_bytes(mapped, tensor.spec, offset=source.offset(name))
-    return _from_bytes(bytearray(source.read(name, 0, tensor.spec.numel)), tensor.spec)
+        return tensor_from_bytes(mapped, tensor.spec, offset=source.offset(name))
+    return tensor_from_bytes(bytearray(source.read(name, 0, tensor.spec.numel)), tensor.spec)
 
 
-def _from_bytes(data: bytearray | mmap.mmap, spec: TensorSpec, *, offset: int = 0) -> torch.Tensor:
+def tensor_from_bytes(
+    data: bytearray | mmap.mmap, spec: TensorSpec, *, offset: int = 0
+) -> torch.Tensor:
     """A tensor on these bytes; flat bytes where torch has no such dtype."""
     import torch
 
@@ -207,7 +215,7 @@ class _Values(Mapping[str, "torch.Tensor"]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         expr = self._entries[name]
-        return _from_bytes(bytearray(read_expression(expr, self._source)), expr.spec)
+        return tensor_from_bytes(bytearray(read_expression(expr, self._source)), expr.spec)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -33,6 +33,8 @@ LAYERS = (
     "opened remarks uncollected placement output output_dcp output_folder verify prepare places",
     "migrate patch fast",
     "squash.*",
+    "element_bits synthetic synthetic_state provenance",
+    "trial round_trip self_contained",
     "report.*",
     "autogenerate.*",
     "cli.*",
