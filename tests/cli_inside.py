@@ -36,10 +36,14 @@ class Talk:
 
 @dataclass(frozen=True)
 class Inside:
-    """A project, and the command run in its folder."""
+    """A project, and the command run in its folder.
+
+    package  top-level name of the module that holds the model, imported anew for each command
+    """
 
     toy: Toy
     monkeypatch: pytest.MonkeyPatch
+    package: str = "toy_model"
 
     @property
     def root(self) -> Path:
@@ -105,8 +109,11 @@ class Inside:
                 patch.setenv(name, value)
             # The model was another one a moment ago, perhaps of the same size.
             patch.setattr(sys, "dont_write_bytecode", True)
-            sys.modules.pop("toy_model", None)
+            for name in [n for n in sys.modules if n.partition(".")[0] == self.package]:
+                patch.delitem(sys.modules, name)
             yield patch
+            for name in [n for n in sys.modules if n.partition(".")[0] == self.package]:
+                del sys.modules[name]
 
 
 def _answer(terminal: int, answers: list[str], screen: list[str]) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from ckmigrate.autogenerate.content import Contents, confirmed, equal_entries
 from ckmigrate.autogenerate.decide import can_run
 from ckmigrate.autogenerate.draft import draft
+from ckmigrate.autogenerate.initialisers import Initialisers
 from ckmigrate.autogenerate.merge import merge_drafts
 from ckmigrate.autogenerate.proposal import Draft, Hints, Proposal
 from ckmigrate.autogenerate.settle import Side
@@ -24,6 +25,7 @@ from ckmigrate.snapshot import Snapshot
 
 __all__ = ["Question", "make_draft"]
 
+_UNKNOWN = Initialisers({}, {})
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -31,13 +33,13 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 class Question:
     """What is to be drafted.
 
-    initialisers  by model: name of a new entry → the text of its initialiser
+    initialisers  by model: how it begins its entries
     contents      by model: two real checkpoints of it, before and after
     """
 
     sides: tuple[Side, ...]
     wishes: Wishes = field(default_factory=Wishes)
-    initialisers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    initialisers: Mapping[str, Initialisers] = field(default_factory=dict)
     contents: Mapping[str, Contents] = field(default_factory=dict)
 
 
@@ -58,7 +60,8 @@ def _of_side(question: Question, side: Side, choices: Mapping[str, str]) -> Draf
         equal_entries(contents) if contents else {},
         choices,
     )
-    found = draft(old, new, hints=hints, initialisers=question.initialisers.get(side.model, {}))
+    known = question.initialisers.get(side.model, _UNKNOWN)
+    found = draft(old, new, hints=hints, initialisers=known.texts, unsure=known.unsure)
     drops = tuple(_drop(wish, names) for wish, names in gone.items() if names)
     inits = _inits(new, side.new, fresh)
     whole = Draft(drops + found.proposals + inits)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ckmigrate.autogenerate.content import open_contents
 from ckmigrate.autogenerate.decide import QUESTIONERS, Choice, todo_text
+from ckmigrate.autogenerate.initialisers import Initialisers, read_initialisers
 from ckmigrate.autogenerate.make import Question, make_draft
 from ckmigrate.autogenerate.proposal import Draft, Proposal
 from ckmigrate.autogenerate.render import format_call, render_body
@@ -25,7 +26,7 @@ from ckmigrate.cli.draft_options import Options
 from ckmigrate.cli.files import create
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import UsageError
-from ckmigrate.fold import fold_names
+from ckmigrate.fold import fold_names, skeleton
 from ckmigrate.locking import write_lock_and_snapshots
 from ckmigrate.migrate import Request, find_target, open_weights, replays
 from ckmigrate.project import Project
@@ -92,9 +93,25 @@ def _sides(case: _Case) -> tuple[Side, ...]:
     )
 
 
-def _initialisers(case: _Case, sides: Sequence[Side]) -> Mapping[str, Mapping[str, str]]:
-    """By model, how its own modules begin what is new."""
-    return {side.model: {} for side in sides}
+def _initialisers(case: _Case, sides: Sequence[Side]) -> Mapping[str, Initialisers]:
+    """By model, how its own modules begin what may be new; it is built for real only for that."""
+    return {
+        side.model: read_initialisers(
+            case.project.models[side.model],
+            side.model,
+            names,
+            python_path=case.project.python_path,
+        )
+        for side in sides
+        if (names := _perhaps_new(side))
+    }
+
+
+def _perhaps_new(side: Side) -> tuple[str, ...]:
+    """Names that the head does not have, and those that differ from them in a number only: where a
+    layer was put in between, the last number is new and the layer is another."""
+    kinds = {skeleton(name) for name in side.new.schema if name not in side.old.schema}
+    return tuple(name for name in side.new.schema if skeleton(name) in kinds)
 
 
 def _contents(case: _Case, sides: Sequence[Side], files: ExitStack) -> Mapping[str, Any]:
