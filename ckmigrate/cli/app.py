@@ -25,6 +25,7 @@ VERBS = {
     "heads": "Show the newest revision.",
     "history": "List the revisions, newest first.",
     "show": "Show one revision.",
+    "blame": "Show where a tensor comes from, or what became of it.",
     "squash": "Replace a stretch of scripts by one that does the same.",
     "prune": "Remove the scripts that a squashed one replaces.",
     "current": "Show which revision checkpoints are at.",
