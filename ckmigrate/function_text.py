@@ -180,5 +180,8 @@ def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
             value = value[1:]
+        if isinstance(node, ast.JoinedStr):
+            # Python 3.12 ends a format with an empty text.
+            value = [part for part in node.values if getattr(part, "value", None) != ""]
         if name not in _IGNORED and value is not None and value != []:
             yield name, value

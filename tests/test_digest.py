@@ -161,6 +161,25 @@ def test_what_a_function_refers_to_matters(
     assert (digest_of(tmp_path / "b", body, after=HELPED.replace(old, new)) != plain) is matters
 
 
+EVERY_KIND = """
+def fancy(t, *, k: int = 3):
+    with open("x") as f, open("y") as g: pass
+    try:
+        y = [a for a in t if (b := a) > 1e-7]
+    except* ValueError as e:
+        raise
+    match t:
+        case [1, *rest]: return f"{t!r:>{k}} {'x'}" "abc"
+        case _: return lambda z, /, q=1: {**z, -1: 0xFF, 1j: ...}
+    return t[1:2, ::3]
+"""
+
+
+def test_the_text_of_a_function_is_the_same_in_every_version_of_python(tmp_path: Path) -> None:
+    body = 'ck.compute("twin", "twin", fancy, specs=[("float32", (3, 4))])'
+    assert digest_of(tmp_path, body, after=EVERY_KIND) == "2:10982f067379d57c"
+
+
 def test_values_that_a_function_closes_over_matter(tmp_path: Path) -> None:
     call = 'ck.compute("twin", "twin", lambda t, d=DEFAULT: t * n, specs=[("float32", (3, 4))])'
     bodies = [

@@ -30,6 +30,7 @@ LAYERS = (
     "lookalikes identify execute.*",
     "text_file",
     "locking",
+    "checking",
     "opened remarks uncollected placement output output_dcp output_folder verify prepare places",
     "migrate patch fast",
     "squash.* lineage",
