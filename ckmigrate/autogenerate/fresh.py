@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ckmigrate.autogenerate.board import Board
+from ckmigrate.autogenerate.copies import copy_readings, twins
 from ckmigrate.autogenerate.families import families, is_number
 from ckmigrate.autogenerate.fresh_text import Fresh
 from ckmigrate.autogenerate.patterns import quoted
@@ -39,25 +40,34 @@ def propose_new(board: Board, fresh: Fresh, gone: Collection[TensorSpec]) -> Non
         for name, spec in came.items()
         if not fresh.knows(name) or spec in asked_specs
     }
+    twin_of = twins(came, board.schema)
+    asked.update(twin_of)
     for family in families(came):
         groups: dict[tuple[TensorSpec, bool], list[str]] = {}
         for index, name in family.members.items():
             key = family.specs[index], name.rpartition(".")[0] in asked
             groups.setdefault(key, []).append(name)
         for (spec, is_asked), names in groups.items():
-            _make(board, fresh, names, spec, "guess" if is_asked else "certain")
+            copies = copy_readings(board, names, twin_of)
+            _make(board, fresh, names, spec, "guess" if is_asked else "certain", copies)
 
 
 def _make(
-    board: Board, fresh: Fresh, names: Sequence[str], spec: TensorSpec, certainty: Certainty
+    board: Board,
+    fresh: Fresh,
+    names: Sequence[str],
+    spec: TensorSpec,
+    certainty: Certainty,
+    copies: tuple[Proposal, ...],
 ) -> None:
     doubts = list(dict.fromkeys(filter(None, map(fresh.doubt, names))))
     if not doubts and certainty != "certain":
-        doubts = ["or made of something that went"]
+        doubts = ["or a copy" if copies else "or made of something that went"]
     why = "; ".join(["new", *doubts])
     for call in fresh.calls(names, spec):
         made = tuple(name for name in names if _makes(call, name, names))
-        board.add(Proposal("init", call, (), made, certainty, why))
+        others = copies if len(made) == len(names) else ()
+        board.add(Proposal("init", call, (), made, certainty, why, others))
 
 
 def _makes(call: str, name: str, names: Sequence[str]) -> bool:

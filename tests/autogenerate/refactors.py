@@ -372,6 +372,31 @@ def transpose_entry(draw: st.DrawFn, world: World) -> bool:
     return True
 
 
+def tie_module(draw: st.DrawFn, world: World) -> bool:
+    return _second(draw, world, world.ck.tie)
+
+
+def copy_module(draw: st.DrawFn, world: World) -> bool:
+    return _second(draw, world, world.ck.copy)
+
+
+def _second(draw: st.DrawFn, world: World, operation: Callable[[str, str], None]) -> bool:
+    """A second name, beside the first, for a module with a matrix."""
+    module = _a_module(draw, world)
+    names = world.below(module)
+    word = _around(module) + _fresh_word(draw, world, _around(module))
+    pairs = {name: word + name[len(module) :] for name in names}
+    flat = all("." not in name[len(module) + 1 :] for name in names)
+    matrix = any(world.specs[name].ndim > 1 for name in names)
+    if not flat or not matrix or world.ever & set(pairs.values()):
+        return False
+    for old, new in pairs.items():
+        operation(old, new)
+    world.ever.update(world.names)
+    world.copied = True
+    return True
+
+
 STEPS: tuple[Callable[[st.DrawFn, World], bool], ...] = (
     rename_module,
     rename_module,
@@ -390,4 +415,6 @@ STEPS: tuple[Callable[[st.DrawFn, World], bool], ...] = (
     resize_entry,
     squeeze_entry,
     transpose_entry,
+    tie_module,
+    copy_module,
 )

@@ -86,7 +86,11 @@ def _shown(proposals: tuple[Proposal, ...]) -> str:
 
 
 def check(case: Case) -> None:
-    found = draft(case.old, case.new)
+    for known in ({}, dict.fromkeys(case.new.schema, "init.zeros()")):
+        _check(case, draft(case.old, case.new, initialisers=known))
+
+
+def _check(case: Case, found: Draft) -> None:
     note(f"{case.story}\n{_shown(found.proposals)}")
     assert not wrong(case, found)
     done = [p for p in found.proposals if p.kind != "todo"]
