@@ -271,6 +271,20 @@ def add_lookalike(draw: st.DrawFn, world: World) -> bool:
     return True
 
 
+def rename_beside_lookalike(draw: st.DrawFn, world: World) -> bool:
+    """Two new subtrees, of which one is the old one, and nothing tells which."""
+    module = _a_module(draw, world)
+    names = world.below(module)
+    words = [_fresh_word(draw, world, _around(module)) for _ in range(2)]
+    new, other = ({n: _around(module) + word + n[len(module) :] for n in names} for word in words)
+    made = {name: world.specs[old] for old, name in other.items()}
+    if words[0] == words[1] or world.ever & made.keys() or not world.rename(new):
+        return False
+    world.make(made)
+    world.copied = True
+    return True
+
+
 def add_module(draw: st.DrawFn, world: World) -> bool:
     word = _fresh_word(draw, world, "")
     shapes = draw(_modules(word))
@@ -407,6 +421,7 @@ STEPS: tuple[Callable[[st.DrawFn, World], bool], ...] = (
     remove_layer,
     drop_module,
     add_lookalike,
+    rename_beside_lookalike,
     add_module,
     swap_modules,
     split_module,
