@@ -16,6 +16,7 @@ from ckmigrate.errors import MigrationError, VerificationError
 from ckmigrate.execute.evaluate import chunks, peak_cost
 from ckmigrate.expr import sources
 from ckmigrate.identify import Identity, Replay
+from ckmigrate.locking import committed_head
 from ckmigrate.lower import Copy
 from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
@@ -265,20 +266,22 @@ def _retraced(case: _Case, origin: str | None, state: State) -> Trace | None:
 
 @dataclass(frozen=True, slots=True)
 class _Goal:
-    """What the result must be, in words too, with a remark where nothing can tell."""
+    """What the result must be, in words too, with a remark where nothing can tell; `hint` is a
+    further way out where the result is not that."""
 
     target: Target | None = None
     schema: Schema | None = None
     text: str | None = None
+    hint: str = ""
     remarks: tuple[str, ...] = ()
 
 
 def _goal(case: _Case) -> _Goal:
     """What the result must be.
 
-    At the head that is the model. Without the model it is what the scripts make of a base snapshot,
-    provided that the snapshot is of this file's size: it has the file's own schema at the revision
-    where the file is now.
+    At the head that is the model. Without the model it is the committed head snapshot, or else what
+    the scripts make of the base snapshot, provided that these are of this file's size: it has the
+    schema of that replay at the revision where it is now.
     """
     request, heads = case.request, case.history.heads
     if request.use_model and ((case.wanted,) == heads or not heads):
@@ -287,9 +290,20 @@ def _goal(case: _Case) -> _Goal:
     for name, replay in case.known.items():
         begin = replay.schema(case.identity.revision)
         if request.model in (None, name) and begin is not None and begin == case.opened.schema:
-            schema = replay.schema(case.wanted)
-            return _Goal(None, schema, f"the snapshot '{name}'" if schema else None)
+            return _goal_of_snapshot(case, name, replay)
     return _Goal(remarks=("not compared with a model: no snapshot has this file's shapes",))
+
+
+def _goal_of_snapshot(case: _Case, name: str, replay: Replay) -> _Goal:
+    """The committed head was compared with the model when it was recorded; a replay tells only what
+    the scripts do now."""
+    is_head = (case.wanted,) == case.history.heads
+    committed = committed_head(case.project, case.history, name) if is_head else None
+    if committed is None:
+        schema = replay.schema(case.wanted)
+        return _Goal(None, schema, f"the snapshot '{name}'" if schema else None)
+    hint = " If the scripts are right, record what they do now: ckmigrate lock."
+    return _Goal(None, committed.schema, f"the snapshot '{name}'", hint=hint)
 
 
 def _model_of(case: _Case) -> str | None:
@@ -323,7 +337,7 @@ def _require_fit(case: _Case, done: Trace, goal: _Goal) -> tuple[str, ...]:
             details=lines[:40] + ((f"… {len(lines) - 40} more",) if len(lines) > 40 else ()),
             why="Every name, shape and kind of number must be the one that the target has.",
             fix="Write the migration that is missing (ckmigrate revision -m …), or correct the "
-            "newest one; nothing was written." + _tie_hint(schema, ties),
+            "newest one; nothing was written." + goal.hint + _tie_hint(schema, ties),
         )
     remarks = describe_notes(notes(schema, wanted, exempt=exempt))
     if ties:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from ckmigrate.compile import Trace
+from ckmigrate.digest import comparable_digest
 from ckmigrate.formats.base import Stored
 from ckmigrate.identify import Identity, Replay
 from ckmigrate.names import nearest
@@ -74,7 +75,10 @@ def _edited(identity: Identity, history: History, known: Mapping[str, Replay]) -
         if applied.revision in history.squashed or _is_squashed(history, applied.revision):
             continue  # two ways to one revision have two digests
         traced = replay.traced(applied.revision) if replay else None
-        if traced is not None and traced.digest != applied.digest:
+        if traced is None or replay is None:
+            continue
+        now = comparable_digest(traced, replay.params, applied.digest)
+        if now is not None and now != applied.digest:
             label = history.label(applied.revision)
             yield f"{label} was edited after it ran on this file: its operations are others now"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from tests.projects import Zoo
+from tests.projects import Zoo, load, tag_of
 
 SMALL = {"a.weight": torch.ones(2, 2)}
 
@@ -25,6 +26,18 @@ def test_a_comment_or_another_layout_of_a_script_is_no_edit(tmp_path: Path) -> N
     new = zoo.upgrade(zoo.save(SMALL), to="0001")
     zoo.add(1, "# the same\nck.rename(\n    'a.{p}',\n    'b.{p}',\n)")
     assert not any("edited" in note for note in zoo.prepare(new).notes)
+
+
+def test_a_digest_of_another_algorithm_says_nothing_of_an_edit(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.rename('a.{p}', 'b.{p}')", "ck.rename('b.{p}', 'c.{p}')", base=SMALL)
+    new = zoo.upgrade(zoo.save(SMALL, "old.safetensors"), to="0001")
+    tag = tag_of(new)
+    for digest in ("9:0123456789abcdef", "2:0123456789abcdef"):
+        applied = tuple(replace(item, digest=digest) for item in tag.history)
+        text = replace(tag, history=applied).to_json()
+        again = zoo.save(load(new), "again.safetensors", metadata={"ckmigrate": text})
+        notes = [note for note in zoo.prepare(again).notes if "edited" in note]
+        assert len(notes) == digest.startswith("2:")
 
 
 def test_a_name_that_a_condition_asks_for_in_vain_is_told_with_the_nearest(tmp_path: Path) -> None:
