@@ -255,9 +255,7 @@ def test_no_file_is_shared_with_a_folder_that_stays(tmp_path: Path, with_backup:
     large.write_bytes(bytes(17 << 20))
     number = large.stat().st_ino
     backup = tmp_path / "backup" if with_backup else None
-    carry_out(
-        zoo.prepare(source), Destination(source, in_place=True, folder=True, backup=backup)
-    )
+    carry_out(zoo.prepare(source), Destination(source, in_place=True, folder=True, backup=backup))
     assert (large.stat().st_ino == number) is not with_backup
     if backup is not None:
         large.write_bytes(b"of the next run")
