@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format docs bench bench-quick clean
+.PHONY: help setup demo test test-fast lint format docs site bench bench-quick clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 14
@@ -40,6 +40,12 @@ format: $(STAMP) ## Rewrite the code in the project's style
 docs: $(STAMP) ## Write the generated pages of docs/
 	$(BIN)/python docs/make_cookbook.py
 	$(BIN)/python docs/make_commands.py
+	$(BIN)/python docs/make_errors.py
+	$(BIN)/python docs/make_operations.py
+
+site: $(STAMP) ## Build the site of docs/ into site/; a broken link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs site
 
 bench: $(STAMP) ## Measure against cp and what people do today, into benchmarks/RESULTS.md; half an hour
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
@@ -49,4 +55,4 @@ bench-quick: $(STAMP) ## Run every benchmark once on tiny files: a try, not a me
 	$(BIN)/python -m benchmarks --quick
 
 clean: ## Remove .venv and caches
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out site .pytest_cache .mypy_cache .ruff_cache .hypothesis

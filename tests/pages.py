@@ -1,0 +1,152 @@
+"""What a page of the documentation promises, and following it.
+
+The language of a block says what becomes of it:
+
+* `console`: the commands behind `$ ` are run in the project of the page, their output is compared.
+  A line `…` stands for lines that are left out; of a command that fails, the first lines suffice.
+* any language, where the first line is `# PATH`: the file is written into that project.
+* `sh`: commands for the reader's own files. They are not run; each must be one that the command
+  line understands.
+* anything else is not run: excerpts, which must be valid Python or TOML, and outputs.
+
+Ids of revisions are random: an id on the page stands for the one that was made at that place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+REVISION = re.compile(r"\b[0-9a-f]{10}\b")
+FILE = re.compile(r"# (\S+\.(?:py|toml|yml|yaml|cfg|txt))\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block: its language, its text, and the file that it is, if it is one."""
+
+    kind: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        named = FILE.match(self.text)
+        return named[1] if named else None
+
+    @property
+    def runs(self) -> bool:
+        return self.kind == "console" or self.file is not None
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(m[1], m[2]) for m in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def session(block: str) -> list[tuple[str, str]]:
+    """The commands of a console block, each with the output that the page shows."""
+    found: list[tuple[str, str]] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], ""))
+        elif found:
+            command, output = found[-1]
+            found[-1] = (command, output + line + "\n")
+    return found
+
+
+def commands(block: str) -> Iterator[list[str]]:
+    """The arguments of every `ckmigrate` that a block of commands names."""
+    for line in block.splitlines():
+        for part in re.split(r"\s[|&;]+\s", line):
+            words = shlex.split(part, comments=True)
+            if words and words[0] == "ckmigrate":
+                yield words[1:]
+
+
+def tools(folder: Path) -> Path:
+    """A folder whose `ckmigrate`, `python` and `pytest` are this interpreter's."""
+    folder.mkdir()
+    for name, arguments in {"ckmigrate": "-m ckmigrate", "python": "", "pytest": "-m pytest"}.items():
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+    return folder
+
+
+@dataclass(slots=True)
+class Reader:
+    """Somebody who follows a page in a new project. `ids` are the page's, with the real ones."""
+
+    project: Path
+    tools: Path
+    ids: dict[str, str] = field(default_factory=dict)
+    compared: int = 0
+
+    def follow(self, page: Path) -> int:
+        """Write every file and run every command of the page; how many outputs were compared."""
+        for block in blocks(page):
+            if block.kind == "console":
+                for command, shown in session(block.text):
+                    self.run(command, shown)
+            elif block.file is not None:
+                self.write(block.file, block.text.split("\n", 1)[1])
+        return self.compared
+
+    def write(self, name: str, text: str) -> None:
+        path = self.project / self.real(name)
+        assert path.parent.is_dir(), f"{path.parent} does not exist at this point of the page"
+        path.write_text(self.real(text), encoding="utf-8")
+
+    def run(self, command: str, shown: str) -> None:
+        result = subprocess.run(
+            self.real(command),
+            shell=True,
+            cwd=self.project,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        self.learn(result.stdout, shown)
+        expected = as_pattern(self.real(shown)) + ("(.|\n)*" if result.returncode else "")
+        same = re.fullmatch(expected, result.stdout)
+        assert same, f"$ {command}\n--- the page\n{self.real(shown)}--- printed\n{result.stdout}"
+        self.compared += 1
+
+    def learn(self, printed: str, shown: str) -> None:
+        """Take ids of the page that are new for the new ones that were printed, in their order."""
+        new = [i for i in dict.fromkeys(REVISION.findall(shown)) if i not in self.ids]
+        real = [
+            i for i in dict.fromkeys(REVISION.findall(printed)) if i not in self.ids.values()
+        ]
+        self.ids.update(zip(new, real, strict=False))
+
+    def real(self, text: str) -> str:
+        return REVISION.sub(lambda m: self.ids.get(m[0], m[0]), text)
+
+    def environment(self) -> dict[str, str]:
+        someone = {"NAME": "Reader", "EMAIL": "reader@example.org", "DATE": "2026-01-01T00:00:00Z"}
+        git = {f"GIT_{who}_{k}": v for who in ("AUTHOR", "COMMITTER") for k, v in someone.items()}
+        return {
+            **os.environ,
+            **git,
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "PATH": f"{self.tools}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+
+def as_pattern(shown: str) -> str:
+    """What is shown as a regular expression, `…` alone on a line standing for any lines."""
+    lines = shown.splitlines(keepends=True)
+    return "".join("(.*\n)*?" if line.strip() == "…" else re.escape(line) for line in lines)
