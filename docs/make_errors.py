@@ -49,8 +49,8 @@ error[CKM601]: the result would not fit model 'default' (model:build): 4 differe
 ```
 
 The code is stable and safe to match on, in the text and under `error.code` with `--json`. Its first
-digit is the exit code. Exit code 1 is no error: the answer is no (a checkpoint is behind, two things
-differ, a draft is not finished). 130 means that the run was interrupted. In a run over many
+digit is the exit code. Exit code 1 is no error: the answer is no (a checkpoint is behind, two
+things differ, a draft is not finished). 130 means that the run was interrupted. In a run over many
 checkpoints the exit code is that of the first failure.
 
 Below are the messages of every code; `…` stands for names and numbers. What to do is in the message

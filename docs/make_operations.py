@@ -14,7 +14,17 @@ from types import FunctionType, ModuleType
 
 from ckmigrate import init, symbolic
 from ckmigrate.checkpoint import Checkpoint, RecordedMeta
-from ckmigrate.operations import cast, compute, copy, gather, rearrange, rename, resize, split, stack
+from ckmigrate.operations import (
+    cast,
+    compute,
+    copy,
+    gather,
+    rearrange,
+    rename,
+    resize,
+    split,
+    stack,
+)
 from ckmigrate.operations import init as init_operation
 from ckmigrate.symbolic import SymbolicTensor
 
@@ -84,7 +94,9 @@ def render() -> str:
             _section("Changing entries", (_operation(name) for name in ROOMS)),
             _section("Reading", (_member("ck", Checkpoint, name) for name in reading)),
             _section("Expressions", _expressions()),
-            _section("Metadata", (_member("ck.meta", RecordedMeta, n) for n in public(RecordedMeta))),
+            _section(
+                "Metadata", (_member("ck.meta", RecordedMeta, n) for n in public(RecordedMeta))
+            ),
             _section("Initialisers", map(_initialiser, _initialisers())),
         ]
     )
@@ -164,7 +176,9 @@ def _doc(thing: object) -> str:
     """The docstring, one line for each paragraph, with calls and brackets set as code."""
     text = inspect.getdoc(thing) or ""
     paragraphs = [re.sub(r"\s+", " ", part) for part in text.split("\n\n")]
-    return "\n\n".join(re.sub(r"(?<!`)(\b\w+\[[^\]]*\]|\bCKM\d{3}\b)(?!`)", r"`\1`", p) for p in paragraphs)
+    return "\n\n".join(
+        re.sub(r"(?<!`)(\b\w+\[[^\]]*\]|\bCKM\d{3}\b)(?!`)", r"`\1`", p) for p in paragraphs
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REVISION = re.compile(r"\b[0-9a-f]{10}\b")
 FILE = re.compile(r"# (\S+\.(?:py|toml|yml|yaml|cfg|txt))\n")
 
@@ -47,7 +47,9 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    return [Block(m[1], m[2]) for m in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    """The fenced blocks of a page, those that are instructions to the site's generator excepted."""
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(m[1], m[2]) for m in found if not m[1].startswith("{")]
 
 
 def session(block: str) -> list[tuple[str, str]]:
@@ -65,18 +67,30 @@ def session(block: str) -> list[tuple[str, str]]:
 def commands(block: str) -> Iterator[list[str]]:
     """The arguments of every `ckmigrate` that a block of commands names."""
     for line in block.splitlines():
-        for part in re.split(r"\s[|&;]+\s", line):
-            words = shlex.split(part, comments=True)
-            if words and words[0] == "ckmigrate":
-                yield words[1:]
+        words: list[str] = []
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        for word in [*lexer, ";"]:
+            if word.strip("();<>|&"):
+                words.append(word)
+            elif words:
+                if words[0] == "ckmigrate":
+                    yield words[1:]
+                words = []
 
 
 def tools(folder: Path) -> Path:
     """A folder whose `ckmigrate`, `python` and `pytest` are this interpreter's."""
     folder.mkdir()
-    for name, arguments in {"ckmigrate": "-m ckmigrate", "python": "", "pytest": "-m pytest"}.items():
+    for name, arguments in {
+        "ckmigrate": "-m ckmigrate",
+        "python": "",
+        "pytest": "-m pytest",
+    }.items():
         script = folder / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8")
+        script.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8"
+        )
         script.chmod(0o755)
     return folder
 
@@ -125,9 +139,7 @@ class Reader:
     def learn(self, printed: str, shown: str) -> None:
         """Take ids of the page that are new for the new ones that were printed, in their order."""
         new = [i for i in dict.fromkeys(REVISION.findall(shown)) if i not in self.ids]
-        real = [
-            i for i in dict.fromkeys(REVISION.findall(printed)) if i not in self.ids.values()
-        ]
+        real = [i for i in dict.fromkeys(REVISION.findall(printed)) if i not in self.ids.values()]
         self.ids.update(zip(new, real, strict=False))
 
     def real(self, text: str) -> str:

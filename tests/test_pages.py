@@ -22,9 +22,13 @@ GENERATED = {"commands.md", "cookbook.md", "errors.md", "operations.md"}
 PAGES = sorted(p for p in DOCS.glob("*.md") if p.name not in GENERATED)
 
 NOT_RUN = {
-    "batch.md": 4,
+    "batch.md": 3,
+    "checking.md": 5,
     "checkpoints.md": 3,
     "migrations.md": 3,
+    "performance.md": 1,
+    "squash.md": 1,
+    "testing.md": 3,
 }
 """How many blocks of a page are commands for other files, excerpts or outputs."""
 
@@ -96,4 +100,8 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -
     assert len(pages) > 15
     fetched = re.compile(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(?:https?:)?//")
     assert not [p.name for p in pages if fetched.search(p.read_text(encoding="utf-8"))]
-    assert not [p for p in tmp_path.rglob("*.css") if re.search(r"(url\(|@import)\W*(https?:)?//", p.read_text())]
+    assert not [
+        p
+        for p in tmp_path.rglob("*.css")
+        if re.search(r"(url\(|@import)\W*(https?:)?//", p.read_text())
+    ]
