@@ -17,6 +17,7 @@ from ckmigrate.compile import State, TracedScript, start, trace
 from ckmigrate.errors import CkmigrateError, IdentifyError
 from ckmigrate.lookalikes import lookalikes, same_shapes
 from ckmigrate.meta import Meta, is_unknown_metadata
+from ckmigrate.revisions.former import differing, fork_of_former
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.squashed import pruned_away
@@ -163,6 +164,8 @@ def _from_tag(history: History, project: str, tag: Tag) -> Identity:
         )
     if tag.revision in history.pruned:
         raise pruned_away(tag.revision or "", history.pruned[tag.revision or ""])
+    if tag.revision is not None and (now := history.rebased(tag.revision)) is not None:
+        raise _rebased(history, tag.revision, now, who, written)
     if tag.revision is not None and tag.revision not in history:
         raise IdentifyError(
             "CKM411",
@@ -171,6 +174,25 @@ def _from_tag(history: History, project: str, tag: Tag) -> Identity:
             fix="Update the project to a version that has this revision; --from REV overrides.",
         )
     return Identity(tag.revision, "tag", tag)
+
+
+def _rebased(history: History, old: str, now: Script, who: str, written: str) -> IdentifyError:
+    """A checkpoint that went through a script before a rebase put others in front of it."""
+    lacks, extra = differing(history, old, now)
+    details = [f"it did not go through {script.label}" for script in lacks]
+    details += [f"it went through {script.label}, which is not before it now" for script in extra]
+    there = history.label(fork_of_former(history, old))
+    return IdentifyError(
+        "CKM416",
+        f"the checkpoint is at revision {who}, which was rebased: it is {now.label} now",
+        details=tuple(details),
+        why=f"{written}. The scripts ran on it in another order than they do now, so that it is at "
+        "no revision of this history.",
+        fix=f"Upgrade a copy that is still at {there}; or undo the branch with the version of the "
+        f"project that had it: there, `ckmigrate downgrade --to {there.split()[0]}`, and upgrade "
+        "here. --from REV overrides. Where more such checkpoints are out, undo the rebase and "
+        "join the branches: ckmigrate merge.",
+    )
 
 
 def _newest(history: History) -> str:

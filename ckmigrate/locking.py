@@ -43,6 +43,7 @@ __all__ = [
     "head_snapshots",
     "lock_problems",
     "make_lock",
+    "record_files",
     "released",
     "snapshot_differences",
     "stale_files",
@@ -257,18 +258,33 @@ def write_lock_and_snapshots(
 ) -> tuple[Path, ...]:
     """Bring history.lock and the head snapshots up to date; the files that were written.
 
+    Raises what `record_files` raises, StorageError CKM792.
+    """
+    texts = record_files(project, history, known, allow_edited=allow_edited)
+    return tuple(path for path, text in texts.items() if replace_text(path, text))
+
+
+def record_files(
+    project: Project,
+    history: History,
+    known: Mapping[str, Replay],
+    *,
+    allow_edited: Collection[str] = (),
+) -> dict[Path, str]:
+    """What history.lock and the head snapshots have to become, where they are something else.
+
     `allow_edited` are revisions that may do other things than recorded although they were released.
     A lock that git could not merge, or that cannot be read, is written anew.
 
     Raises what stops a script on a base snapshot (a todo and a read of metadata do not),
-    HistoryError CKM325 where a released script was edited, StorageError CKM792.
+    HistoryError CKM325 where a released script was edited.
     """
     _require_replayed(history, known)
     stale = stale_files(project, history, known)
     if project.lock_path in stale:
         fresh = parse_lock(stale[project.lock_path], str(project.lock_path))
         _require_unedited(project, history, fresh, allow_edited)
-    return tuple(path for path, text in stale.items() if replace_text(path, text))
+    return stale
 
 
 def _require_replayed(history: History, known: Mapping[str, Replay]) -> None:

@@ -50,7 +50,7 @@ def test_help_is_also_a_word(toy: Toy) -> None:
 
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [("status", "current"), ("log", "history"), ("merge", "revision"), ("upgrde", "upgrade")],
+    [("status", "current"), ("log", "history"), ("create", "revision"), ("upgrde", "upgrade")],
 )
 def test_a_word_of_another_tool_leads_to_ours(toy: Toy, word: str, meant: str) -> None:
     assert f"Did you mean {meant}" in toy.run(word).err

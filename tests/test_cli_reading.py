@@ -52,7 +52,13 @@ def test_heads_lists_all_of_a_fork(toy: Toy) -> None:
     toy.script(4, "left", "", revision="d4d4d4d4d4", revises=IDS[1])
     ran = toy.run("heads")
     assert ran.code == 0
-    assert [line.split()[0] for line in ran.out.splitlines()] == [IDS[2], "d4d4d4d4d4"]
+    assert ran.out.splitlines() == [
+        f"{IDS[2]} (0003_scale_the_head) [1.3]  Do scale_the_head.",
+        "  adds 0003_scale_the_head [1.3]",
+        "d4d4d4d4d4 (0004_left)  Do left.",
+        "  adds 0004_left",
+        f"they part after {IDS[1]} (0002_split_qkv)",
+    ]
 
 
 def test_show_tells_neighbours_and_text(toy: Toy) -> None:

@@ -154,7 +154,8 @@ def test_two_heads_are_named_with_the_way_out() -> None:
         fork.require_single_head()
     assert caught.value.code == "CKM316"
     assert [name(1) in caught.value.details[0], name(2) in caught.value.details[1]] == [True, True]
-    assert f"--revises {name(1)} --revises {name(2)}" in (caught.value.fix or "")
+    assert f"ckmigrate rebase --onto {name(1)}" in (caught.value.fix or "")
+    assert "ckmigrate merge" in (caught.value.fix or "")
 
 
 @pytest.mark.parametrize(

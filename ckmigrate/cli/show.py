@@ -73,7 +73,7 @@ def _script(history: History, revision: str) -> Script:
 
 def _recorded(session: Session, project: Project, script: Script) -> LockLine | None:
     try:
-        lock = read_lock(project.migrations / "history.lock")
+        lock = read_lock(project.lock_path)
     except HistoryError as error:
         session.note(f"warning: {error.what}: {error.why}; nothing of it is shown")
         return None

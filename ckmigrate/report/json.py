@@ -34,6 +34,7 @@ def script_data(history: History, script: Script) -> dict[str, object]:
         "revision": script.id,
         "revises": list(script.parents),
         "children": list(history.children[script.id]),
+        "formerly": [old for old, _ in script.formerly],
         "release": script.release,
         "message": script.message,
         "file": str(script.path),

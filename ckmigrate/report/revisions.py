@@ -69,6 +69,7 @@ def script_lines(
         "revises": [history.label(parent) for parent in script.parents] or ["base"],
         "revised by": [history.label(c) for c in history.children[script.id]] or ["nothing"],
         "replaces": [", ".join(script.replaces)] if script.replaces else [],
+        "formerly": [old for old, _ in script.formerly],
         "release": [script.release] if script.release else [],
         "digest": recorded.digests if recorded else [],
         "signature": recorded.signatures if recorded else [],

@@ -17,7 +17,9 @@ from types import MappingProxyType
 from ckmigrate.errors import HistoryError, IdentifyError, MigrationError
 from ckmigrate.revisions.order import (
     check_bases,
+    check_former,
     children_of,
+    former_ids,
     nearest_scripts,
     ordered,
     reachable,
@@ -32,7 +34,7 @@ from ckmigrate.revisions.squashed import (
     shortened,
 )
 
-__all__ = ["History", "build_history", "read_history"]
+__all__ = ["History", "build_history", "read_history", "read_scripts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ class History:
         """Ids that revise nothing: one, or none for an empty history."""
         return self.children[None]
 
+    def rebased(self, revision: str) -> Script | None:
+        """The script that had this id before a rebase; None for any other id."""
+        return former_ids(self.scripts).get(revision)
+
     def script(self, revision: str) -> Script:
         """The script with this full id; IdentifyError CKM401 when the history does not have it,
         CKM415 when it was pruned."""
@@ -96,18 +102,25 @@ class History:
         self.script(revision)
         return reachable(revision, self.scripts) - {revision}
 
+    def shared(self, revisions: Iterable[str]) -> tuple[Script, ...]:
+        """The scripts that come before all of these or are one of them, in order; the last one is
+        where they part."""
+        behind = [self._with_ancestors(revision) for revision in revisions]
+        both = frozenset.intersection(*behind) if behind else frozenset()
+        return tuple(script for script in self.order if script.id in both)
+
     def require_single_head(self) -> str | None:
         """The one head (None where the history is empty); HistoryError CKM316 when it forks."""
         heads = self.heads
         if len(heads) > 1:
-            parents = " ".join(f"--revises {head}" for head in heads)
             raise HistoryError(
                 "CKM316",
                 f"the history has {len(heads)} heads",
                 where=str(self.folder),
                 details=tuple(self.scripts[head].label for head in heads),
                 why="two branches were never joined, so there is no single newest revision",
-                fix=f'Join them by a merge: ckmigrate revision -m "Merge" {parents}',
+                fix=f"Put yours behind the other: ckmigrate rebase --onto {heads[0]}; or join them,"
+                " where checkpoints of both are out: ckmigrate merge.",
             )
         return heads[0] if heads else None
 
@@ -170,8 +183,8 @@ class History:
         heads = tuple(head for head in self.heads if current in self._with_ancestors(head))
         joined = [head for head in heads if to in self._with_ancestors(head)]
         fix = (
-            f'Join them by a merge, ckmigrate revision -m "Merge" --revises {current} '
-            f"--revises {to}, then go to it."
+            "Join the branches (ckmigrate merge) or put one behind the other (ckmigrate rebase), "
+            "then go to the head."
         )
         if joined:
             fix = f"Go to {self.label(joined[0])}, which contains both."
@@ -186,11 +199,18 @@ class History:
 
 
 def read_history(folder: Path) -> History:
+    """Read the history of a folder; an empty one is a valid, empty history.
+
+    Raises HistoryError: what `read_scripts` and `build_history` raise.
+    """
+    return build_history(read_scripts(folder), folder=folder)
+
+
+def read_scripts(folder: Path) -> list[Script]:
     """Read every script of a folder: `*.py`, except names that start with `_` or `.`.
 
-    An empty folder is a valid, empty history. Raises HistoryError: CKM301 to CKM308 for a script
-    (the first one; others that cannot be read are listed with it), CKM310 when the folder cannot be
-    read, and what `build_history` raises.
+    Raises HistoryError: CKM301 to CKM308 for a script (the first one; others that cannot be read
+    are listed with it), CKM310 when the folder cannot be read.
     """
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
@@ -202,7 +222,7 @@ def read_history(folder: Path) -> History:
             why=error.strerror or str(error),
             fix="Run `ckmigrate init`, or correct 'migrations' in the configuration.",
         ) from error
-    return build_history(_read_scripts(filter(_is_script, entries)), folder=folder)
+    return _read_each(filter(_is_script, entries))
 
 
 def build_history(scripts: Iterable[Script], *, folder: Path) -> History:
@@ -210,11 +230,12 @@ def build_history(scripts: Iterable[Script], *, folder: Path) -> History:
 
     Raises HistoryError: CKM311 (one id twice), CKM312 (a parent is missing), CKM313 (a cycle),
     CKM314 (a merge that joins nothing), CKM315 (several bases), CKM317 (a squashed script that does
-    not stand for what is there).
+    not stand for what is there), CKM337 (a script beside what a rebase made of it).
     """
     plain, beside = set_aside(scripts)
     by_id = scripts_by_id(plain)
     check_squashed(by_id, beside)
+    check_former(by_id)
     order = ordered(by_id)
     check_bases(order, folder)
     return History(
@@ -232,7 +253,7 @@ def _is_script(path: Path) -> bool:
     return path.suffix == ".py" and not path.name.startswith(("_", ".")) and not path.is_dir()
 
 
-def _read_scripts(paths: Iterable[Path]) -> list[Script]:
+def _read_each(paths: Iterable[Path]) -> list[Script]:
     scripts: list[Script] = []
     errors: list[HistoryError] = []
     for path in paths:

@@ -17,7 +17,9 @@ from ckmigrate.revisions.script import Script
 
 __all__ = [
     "check_bases",
+    "check_former",
     "children_of",
+    "former_ids",
     "nearest_scripts",
     "ordered",
     "reachable",
@@ -68,19 +70,48 @@ def scripts_by_id(scripts: Iterable[Script]) -> dict[str, Script]:
     return by_id
 
 
+def former_ids(by_id: Mapping[str, Script]) -> dict[str, Script]:
+    """The scripts by the ids that they had before a rebase."""
+    return {old: script for script in by_id.values() for old, _ in script.formerly}
+
+
+def check_former(by_id: Mapping[str, Script]) -> None:
+    """HistoryError CKM337 where a script stands beside what a rebase made of it."""
+    made: dict[str, Script] = {}
+    for script in by_id.values():
+        for old, _ in script.formerly:
+            other = by_id.get(old) or made.setdefault(old, script)
+            if other is script:
+                continue
+            raise HistoryError(
+                "CKM337",
+                f"revision {old} is in the history twice: {script.label} was made of it",
+                where=str(script.path),
+                details=(str(other.path), str(script.path)),
+                why="one branch came here before and after a rebase, or after two",
+                fix="Remove the file that is not to stay; where the other branch was merged already"
+                ", that is the rebased one.",
+            )
+
+
 def _check_parents(by_id: Mapping[str, Script]) -> None:
     links = [(script, parent) for script in by_id.values() for parent in script.parents]
     missing = [(script, parent) for script, parent in links if parent not in by_id]
     if not missing:
         return
     script, parent = missing[0]
+    why = nearest_scripts(parent, by_id) or "the script with that id is not in the folder"
+    fix = "Restore the missing script, or correct `revises`."
+    if parent in (renamed := former_ids(by_id)):
+        why = f"a rebase made {renamed[parent].label} of it"
+        fix = "Put this script behind that one: ckmigrate rebase."
     raise HistoryError(
         "CKM312",
         f"{script.label} revises '{parent}', which no script has",
         where=str(script.path),
         details=tuple(f"{child.label} revises '{absent}'" for child, absent in missing[1:]),
-        why=nearest_scripts(parent, by_id) or "the script with that id is not in the folder",
-        fix="Restore the missing script, or correct `revises`.",
+        why=why,
+        fix=fix,
     )
 
 

@@ -17,9 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from ckmigrate.errors import MigrationError
-from ckmigrate.revisions.syntax import API, Declared, place, read_declared, refuse
+from ckmigrate.revisions.syntax import API, Declared, parse_declared, place, read_bytes, refuse
 
-__all__ = ["API", "LoadedScript", "Script", "first_line", "is_release", "load", "read_script"]
+__all__ = [
+    "API",
+    "LoadedScript",
+    "Revises",
+    "Script",
+    "first_line",
+    "is_release",
+    "load",
+    "parse_script",
+    "read_script",
+]
+
+Revises = str | tuple[str, ...] | None
+"""What a script builds on: nothing, one revision, or several."""
 
 _ID = re.compile(r"[0-9a-f]{8,32}")
 _FILE_STEM = re.compile(r"(?:(?P<number>[0-9]+)(?:_|$))?(?P<slug>.*)", re.DOTALL)
@@ -35,6 +48,7 @@ class Script:
                  last one is its own, because it leads to the same state
     pruned       of a squashed script whose originals were removed: "releases" by version, and the
                  "version", "release" and "commit" of the project that still had them
+    formerly     ids that it had before a rebase put it elsewhere, with what it revised under each
     message      first line of the docstring; without one, the words of the file name
     number, slug from a file name `NNNN_slug.py`; cosmetic, either may be None
     todo_lines   lines that call `….todo(…)`: the script is not finished
@@ -44,7 +58,8 @@ class Script:
 
     path: Path
     id: str
-    revises: str | tuple[str, ...] | None = None
+    revises: Revises = None
+    formerly: tuple[tuple[str, Revises], ...] = ()
     release: str | None = None
     irreversible: str | None = None
     replaces: tuple[str, ...] = ()
@@ -98,11 +113,19 @@ def first_line(text: str) -> str:
 def read_script(path: Path) -> Script:
     """Read one script without running it.
 
-    Raises HistoryError CKM301 (unreadable), CKM302 (syntax), CKM303 (missing literal), CKM304
+    Raises HistoryError CKM301 (unreadable), and what `parse_script` raises.
+    """
+    return parse_script(read_bytes(path), path)
+
+
+def parse_script(data: bytes, path: Path) -> Script:
+    """The script that these bytes are, as the file `path`.
+
+    Raises HistoryError CKM301 (no text), CKM302 (syntax), CKM303 (missing literal), CKM304
     (assigned twice, or not a literal), CKM305 (wrong value), CKM306 (newer api), CKM307
     (functions), CKM308 (both a downgrade and irreversible).
     """
-    declared = read_declared(path)
+    declared = parse_declared(data, path)
     _check_literals(declared, path)
     literals, functions = declared.literals, declared.functions
     number, slug = _file_name(path)
@@ -110,6 +133,7 @@ def read_script(path: Path) -> Script:
         path=path,
         id=literals["revision"],
         revises=literals["revises"],
+        formerly=tuple((literals.get("formerly") or {}).items()),
         release=literals.get("release"),
         irreversible=literals.get("irreversible"),
         replaces=literals.get("replaces") or (),
@@ -214,9 +238,8 @@ def _wanted(name: str, value: object) -> str | None:
     if name == "revision":
         return None if _is_id(value) else "8 to 32 lower-case hexadecimal digits as a string"
     if name == "revises":
-        merge = isinstance(value, tuple) and len(value) > 1 and all(map(_is_id, value))
-        right = value is None or _is_id(value) or merge
-        return None if right else "None, one revision id, or a tuple of two or more ids"
+        wanted = "None, one revision id, or a tuple of two or more ids"
+        return None if _is_parents(value) else wanted
     if value is None:
         return None
     if name == "replaces":
@@ -224,6 +247,10 @@ def _wanted(name: str, value: object) -> str | None:
         return None if len(set(ids)) == len(ids) > 1 else "a tuple of two or more ids"
     if name == "pruned":
         return None if _is_record(value) else "a dict of texts, as `ckmigrate prune` writes it"
+    if name == "formerly":
+        former = value if isinstance(value, dict) else {0: 0}
+        right = all(map(_is_id, former)) and all(map(_is_parents, former.values()))
+        return None if right else "a dict of former ids and what was revised under each"
     if name == "release":
         return None if is_release(value) else 'a release such as "1.2" (PEP 440)'
     filled = isinstance(value, str) and value.strip()
@@ -241,6 +268,11 @@ def _is_record(value: object) -> bool:
     return texts(value.get("releases", {})) and texts(
         {key: item for key, item in value.items() if key != "releases"}
     )
+
+
+def _is_parents(value: object) -> bool:
+    merge = isinstance(value, tuple) and len(value) > 1 and all(map(_is_id, value))
+    return value is None or _is_id(value) or merge
 
 
 def _is_id(value: object) -> bool:

@@ -1,6 +1,6 @@
 """What the syntax tree of a script declares: the reserved names, and nothing of their meaning.
 
-`read_declared` returns the literals (`revision = "…"`) as values and checks the form of the
+`parse_declared` returns the literals (`revision = "…"`) as values and checks the form of the
 functions. A reserved name is bound exactly once, at the top level, by a plain assignment of a
 constant or by a plain `def`: whatever reads the file, a person or a tool, sees the same value.
 """
@@ -20,14 +20,18 @@ from typing import Any, NoReturn
 
 from ckmigrate.errors import HistoryError
 
-__all__ = ["API", "Declared", "place", "read_declared", "refuse"]
+__all__ = ["API", "Declared", "parse_declared", "place", "read_bytes", "refuse"]
 
 API = 1
 """The newest script interface that this version understands."""
 
-_LITERALS = ("revision", "revises", "replaces", "pruned", "release", "api", "irreversible")
+_LITERALS = (
+    *("revision", "revises", "formerly", "replaces", "pruned"),
+    *("release", "api", "irreversible"),
+)
 _ARGUMENTS = {"upgrade": ("ck",), "downgrade": ("ck",), "verify": ("old", "new")}
 _ALLOWED_IMPORTS = sys.stdlib_module_names | {"ckmigrate", "torch", "numpy"}
+_CONFLICT_MARKERS = ("<<<<<<< ", "=======", ">>>>>>> ", "||||||| ")
 _NEW_SCOPES = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
@@ -61,13 +65,22 @@ class _Binding:
     node: ast.expr | ast.FunctionDef | None
 
 
-def read_declared(path: Path) -> Declared:
-    """Read one script without running it.
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a script; HistoryError CKM301 where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        what, why = f"cannot read the script {path.name}", error.strerror or str(error)
+        refuse("CKM301", what, path, why=why, fix="Make the file readable, or remove it.")
 
-    Raises HistoryError CKM301 (unreadable), CKM302 (syntax), CKM303 (missing literal), CKM304
+
+def parse_declared(data: bytes, path: Path) -> Declared:
+    """Take the bytes of one script apart without running it; `path` is for errors.
+
+    Raises HistoryError CKM301 (no text), CKM302 (syntax), CKM303 (missing literal), CKM304
     (bound twice, or not a literal), CKM306 (newer api), CKM307 (functions).
     """
-    source = _read_source(path)
+    source = _decoded(data, path)
     tree = _parse(source, path)
     bindings = tuple(_bindings(tree))
     _check_api(bindings, path)
@@ -96,12 +109,9 @@ def refuse(
     raise HistoryError(code, what, where=place(path, line), why=why, fix=fix)
 
 
-def _read_source(path: Path) -> str:
+def _decoded(data: bytes, path: Path) -> str:
     try:
-        return importlib.util.decode_source(path.read_bytes())
-    except OSError as error:
-        what, why = f"cannot read the script {path.name}", error.strerror or str(error)
-        refuse("CKM301", what, path, why=why, fix="Make the file readable, or remove it.")
+        return importlib.util.decode_source(data)
     except (UnicodeDecodeError, SyntaxError, LookupError) as error:
         what = f"the script {path.name} is not text in its declared encoding"
         refuse("CKM301", what, path, why=str(error), fix="Save the file as UTF-8.")
@@ -118,7 +128,10 @@ def _parse(source: str, path: Path) -> ast.Module:
         line = error.lineno if isinstance(error, SyntaxError) else None
         why = (error.msg if isinstance(error, SyntaxError) else str(error)) or "too deeply nested"
         what = f"the script {path.name} is not valid Python"
-        refuse("CKM302", what, path, line, why=why, fix="Correct the script.")
+        fix = "Correct the script."
+        if line and source.split("\n")[line - 1].startswith(_CONFLICT_MARKERS):
+            why, fix = "git left its conflict markers in it", "Resolve the conflict in the script."
+        refuse("CKM302", what, path, line, why=why, fix=fix)
     return tree
 
 

@@ -28,7 +28,8 @@ def resolve(history: History, text: str, *, current: str | None = None) -> str |
     """The revision id that a text means in this history; None is the base.
 
     `current` is where `+1` and `-1` start; None is the base. Raises IdentifyError: CKM401 (nothing
-    fits), CKM402 (several fit), CKM403 (more steps than there are revisions); HistoryError CKM316
+    fits), CKM402 (several fit), CKM403 (more steps than there are revisions), CKM404 (a rebase
+    gave it another id); HistoryError CKM316
     for `head` and `heads` of a history that forks.
     """
     text = text.strip()
@@ -51,6 +52,14 @@ def _exact(history: History, text: str) -> list[Script]:
     """Scripts with this id; or else with this slug or file name."""
     if text.lower() in history or text.lower() in history.pruned:
         return [history.script(text.lower())]
+    if (now := history.rebased(text.lower())) is not None:
+        raise IdentifyError(
+            "CKM404",
+            f"revision {text.lower()} was rebased: it is {now.label} now",
+            where=str(now.path),
+            why="it comes after other scripts than before, and another order is another revision",
+            fix=f"Name {now.id} if that is what you mean.",
+        )
     return [script for script in history.order if text in _names(script)]
 
 
