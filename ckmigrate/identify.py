@@ -8,7 +8,7 @@ overrides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,10 +19,11 @@ from ckmigrate.lookalikes import lookalikes, same_shapes
 from ckmigrate.meta import Meta, is_unknown_metadata
 from ckmigrate.revisions.former import differing, fork_of_former
 from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.lock import Lock
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.squashed import pruned_away
 from ckmigrate.revisions.targets import resolve
-from ckmigrate.signature import signature
+from ckmigrate.signature import signature, signature_text
 from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
@@ -118,20 +119,41 @@ def identify(
     replays: Mapping[str, Replay],
     ties: Ties = (),
     override: str | None = None,
+    find_lock: Callable[[], Lock | None] = lambda: None,
 ) -> Identity:
-    """The revision of a checkpoint; IdentifyError CKM41x with the candidates and the way out."""
+    """The revision of a checkpoint; IdentifyError CKM41x with the candidates and the way out.
+
+    `find_lock` is asked only where the scripts that can be replayed lead to nothing alike.
+    """
     if override is not None:
         tag = _readable(tag_text)
         return Identity(resolve(history, override), "--from", tag)
     if tag_text is not None:
         return _from_tag(history, project, parse_tag(tag_text))
     release = _release(meta, release_keys)
-    alike = candidates(schema, replays)
+    alike, evidence = candidates(schema, replays), "names and shapes of its tensors"
+    if not alike and replays:
+        # Without a base snapshot a file at the base could pass for one behind the first script.
+        alike = _recorded(history, schema, replays, find_lock())
+        evidence = "names of its tensors, as history.lock records them"
     if len(alike) == 1:
-        alike += _lookalikes(history, alike[0], start(schema, ties=ties, meta=meta), replays)
+        more = _lookalikes(history, alike[0], start(schema, ties=ties, meta=meta), replays)
+        alike = tuple(dict.fromkeys((*alike, *more)))
     if release is not None:
         return _from_release(history, *release, alike)
-    return _from_signature(history, schema, alike, replays)
+    return _from_signature(history, schema, alike, replays, evidence)
+
+
+def _recorded(
+    history: History, schema: Schema, replays: Mapping[str, Replay], lock: Lock | None
+) -> tuple[str | None, ...]:
+    """Revisions that no replay reaches, and whose recorded signature is that of the file."""
+    wanted, reached = signature_text(schema), {rev for rev, _ in _known(replays)}
+    return tuple(
+        line.revision
+        for line in (lock.lines if lock else ())
+        if line.revision in history and line.revision not in reached and wanted in line.signatures
+    )
 
 
 def _lookalikes(
@@ -255,9 +277,10 @@ def _from_signature(
     schema: Schema,
     matching: Sequence[str | None],
     replays: Mapping[str, Replay],
+    evidence: str,
 ) -> Identity:
     if len(matching) == 1:
-        return Identity(matching[0], "names and shapes of its tensors")
+        return Identity(matching[0], evidence)
     if matching:
         raise _ambiguous(matching, history, "their schemas are alike")
     raise _nothing_fits(history, schema, _known(replays))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from ckmigrate.identify import Identity, Replay, identify
 from ckmigrate.meta import Meta
 from ckmigrate.project import Project
 from ckmigrate.revisions.graph import History
+from ckmigrate.revisions.lock import read_lock
 from ckmigrate.snapshot import read_snapshot
 from ckmigrate.spec import Schema
 from ckmigrate.training.layouts import Layout, Outside, find_weights
@@ -145,6 +147,7 @@ def identify_opened(
             replays=replays(project, history, request.params) if known is None else known,
             ties=opened.layout.ties,
             override=request.from_revision,
+            find_lock=functools.partial(read_lock, project.lock_path),
         )
     except IdentifyError as error:
         error.where = error.where or str(opened.stored.path)

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ckmigrate.errors import CkmigrateError, HistoryError
 from ckmigrate.identify import Replay
@@ -305,3 +306,25 @@ def test_a_conflict_hides_no_edit_of_a_released_script(toy: Toy) -> None:
     rewrite(toy, 3, "init.zeros()", "init.ones()")
     assert written(toy) == ["history.lock"]
     assert BODIES[2] in (toy.root / "migrations" / "0003_scale_the_head.py").read_text()
+
+
+# -- identification ------------------------------------------------------------------------
+
+
+def test_the_lock_tells_the_revision_where_nothing_can_be_replayed(toy: Toy) -> None:
+    """A script that wants a parameter: its effect is recorded, and not known without one."""
+    body = (
+        '    ck.slice("head.weight", dim=0, stop=ck.params["n"])\n    ck.rename("scale", "gain")\n'
+    )
+    toy.script(4, "param", body, revision="d4d4d4d4d4")
+    assert toy.run("lock", "--param", "n=2").code == 0
+    old, new = toy.checkpoint(), toy.root / "new.safetensors"
+    ran = toy.run("upgrade", old, "-o", new, "--no-model", "--param", "n=2")
+    assert ran.code == 0, ran.err
+    untagged = toy.root / "untagged.safetensors"
+    save_file(load_file(new), untagged)
+    ran = toy.run("current", untagged)
+    assert "d4d4d4d4d4 (0004_param) — by names of its tensors, as history.lock records" in ran.out
+    assert "base — by names and shapes" in toy.run("current", old).out
+    (toy.root / "migrations" / "history.lock").unlink()
+    assert (toy.run("current", untagged).code, toy.run("current", old).code) == (4, 0)
