@@ -57,7 +57,7 @@ class Finding:
 def examine(tried: Subject, *, max_bytes: int) -> Mapping[str, Finding]:
     """Run every script in a fresh process without the project's code; findings by revision.
 
-    MigrationError CKM580 where the process ends without an answer.
+    MigrationError CKM590 where the process ends without an answer.
     """
     told = {
         "config": str(tried.project.config_path),
@@ -75,7 +75,7 @@ def examine(tried: Subject, *, max_bytes: int) -> Mapping[str, Finding]:
     )
     if done.returncode != 0:
         raise MigrationError(
-            "CKM580",
+            "CKM590",
             "the process that runs the scripts without the project's code broke off",
             where=str(tried.history.folder),
             details=tuple(done.stderr.strip().splitlines()[-8:]),
