@@ -282,7 +282,8 @@ def _joined(images: Sequence[tuple[int, FileImage]], size: int) -> FileImage:
     def finish(crcs: Mapping[str, int]) -> tuple[tuple[int, bytes], ...]:
         found: list[tuple[int, bytes]] = []
         for number, (begin, image) in enumerate(images):
-            own = {key: crcs[_ZIP_KEY.format(number=number, key=key)] for key in image.slots}
+            filled = [key for key, slot in image.slots.items() if slot.nbytes]
+            own = {key: crcs[_ZIP_KEY.format(number=number, key=key)] for key in filled}
             last = image.finish(own) if image.finish else ()
             found += [(begin + offset, raw) for offset, raw in last]
         return tuple(found)

@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ckmigrate.execute.commit import Destination
+from ckmigrate.migrate import carry_out
 from tests.cli_project import BASE, IDS, Toy
 from tests.dcp_folders import grid, handmade, load, metadata_of, rows, save, whole
+from tests.projects import Zoo
 from tests.shards import content, digest
 
 TAG = "ckmigrate.json"
@@ -140,6 +143,16 @@ def test_a_downgrade_leads_back(toy: Toy) -> None:
     done = toy.run("downgrade", "new", "--to", "base", "--in-place", "--no-backup")
     assert done.code == 0, done.err
     assert_holds(toy.root / "new", values(), step=7)
+
+
+def test_tensors_without_elements_are_written(tmp_path: Path) -> None:
+    state = {"a": torch.arange(6.0), "none": torch.zeros(0, 2)}
+    zoo = Zoo(tmp_path / "p", "ck.init('new', shape=(0,))\nck.flatten('none')", base=state)
+    prepared = zoo.prepare(path := save(zoo.folder / "old", state), zoo.request(path))
+    carry_out(prepared, Destination(zoo.folder / "new", folder=True))
+    wanted = {"a": state["a"], "none": torch.zeros(0), "new": torch.zeros(0)}
+    found = load(zoo.folder / "new", zeros(wanted))
+    assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
 
 
 def test_the_same_input_gives_the_same_bytes(toy: Toy) -> None:
