@@ -28,6 +28,7 @@ from ckmigrate.autogenerate.renaming import (
     propose_proven,
     propose_subtrees,
 )
+from ckmigrate.autogenerate.resized import propose_resized
 from ckmigrate.autogenerate.shapes import propose_casts, propose_shapes
 from ckmigrate.autogenerate.spelled import propose_masks
 from ckmigrate.autogenerate.stacks import propose_merges, propose_stacks, propose_unstacks
@@ -69,6 +70,7 @@ def draft(
     propose_second_names(board)
     propose_splits(board)
     propose_concats(board)
+    propose_resized(board, fresh)
     propose_displaced(board)
     gone = set(board.vanished.values())
     propose_casts(board, fresh)

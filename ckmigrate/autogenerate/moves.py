@@ -45,7 +45,7 @@ class Move:
 
     @property
     def inner(self) -> int:
-        """How many modules below the head kept their name, counted once per stack of equals."""
+        """How many modules below the head kept their name, those around others too."""
         return _inner(self.old, self.votes)
 
 
@@ -113,11 +113,10 @@ def _competes(other: Move, move: Move) -> bool:
 
 
 def _inner(head: _Path, votes: Sequence[tuple[Family, Family]]) -> int:
+    """Modules below the head that have a name of their own; of plain lists, kinds of layers."""
     found: set[object] = set()
     for family, _ in votes:
         module = family.path[len(head) : -1]
-        if any(segment != "#" for segment in module):
-            found.add(module)
-        elif module:
-            found |= {(module, spec) for spec in family.specs.values()}
+        named = {module[: n + 1] for n, segment in enumerate(module) if segment != "#"}
+        found |= named or ({(module, s) for s in family.specs.values()} if module else set())
     return len(found)

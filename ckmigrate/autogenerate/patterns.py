@@ -113,7 +113,8 @@ def _candidates(edits: Sequence[_Edit]) -> Iterator[Rename]:
     """Patterns of one form for all of them, the most general first."""
     rests = {edit.rest for edit in edits}
     for head in _heads(edits):
-        for tail in _tails(rests):
+        used = sum(part.startswith("{") for part in head[0])
+        for tail in (*_tails(rests), *_folded_tail(rests, used)):
             yield ".".join((*head[0], *tail)), ".".join((*head[1], *tail))
 
 
@@ -132,6 +133,25 @@ def _tails(rests: set[_Path]) -> Iterator[_Path]:
     shared = _shared(list(rests))
     if shared and all(len(rest) > len(shared) for rest in rests):
         yield (*shared, "**")
+
+
+def _folded_tail(rests: set[_Path], used: int) -> list[_Path]:
+    """Captures for the numbers that vary, and for a last word; after the `used` letters."""
+    if len({len(rest) for rest in rests}) != 1 or rests == {()}:
+        return []
+    letters = iter(_LETTERS[used:])
+    columns = list(zip(*sorted(rests), strict=True))
+    tail: list[str] = []
+    for place, column in enumerate(columns):
+        if len(set(column)) == 1:
+            tail.append(column[0])
+        elif all(map(is_number, column)):
+            tail.append(f"{{{next(letters, 'z')}}}")
+        elif place == len(columns) - 1:
+            tail.append("{p}")
+        else:
+            return []
+    return [tuple(tail)]
 
 
 def _shared(paths: Sequence[_Path]) -> _Path:

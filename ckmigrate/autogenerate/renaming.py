@@ -18,6 +18,8 @@ from ckmigrate.names import pair
 __all__ = ["propose_given", "propose_modules", "propose_proven", "propose_subtrees"]
 
 _MOST_ALTERNATIVES = 5
+_MOST_CALLS = 4
+"""Of one alternative: more would be a list of names."""
 _LIKE = 0.6
 _CLEARLY = 0.15
 """How much more alike the first choice must be than the second to be a guess, not a question."""
@@ -113,6 +115,8 @@ def _alternatives(board: Board, others: Sequence[Move]) -> tuple[Proposal, ...]:
     found = []
     for other in others[:_MOST_ALTERNATIVES]:
         parts = renames(other.pairs, (board.state.entries,))
+        if len(parts) > _MOST_CALLS:
+            continue
         call = "\n".join(rename_call(rename) for rename, _ in parts)
         names = tuple(other.pairs), tuple(other.pairs.values())
         why = f"{counted(other.pairs)}, {_told(other)}"

@@ -244,10 +244,20 @@ def remove_layer(draw: st.DrawFn, world: World) -> bool:
     return world.shuffle(pairs)
 
 
+def _inner(module: str, names: list[str]) -> set[str]:
+    """The named modules below a module, in every block the same."""
+    found = set()
+    for name in names:
+        parts = name[len(module) + 1 :].split(".")[:-1]
+        path = ["#" if part.isdecimal() else part for part in parts]
+        found |= {".".join(path[: n + 1]) for n, part in enumerate(path) if part != "#"}
+    return found
+
+
 def drop_module(draw: st.DrawFn, world: World) -> bool:
     module = _a_module(draw, world)
     names = world.below(module)
-    inner = {n.rpartition(".")[0] for n in names}
+    inner = _inner(module, names)
     if len(names) == len(world.names) or (world.copied and len(inner) > 1):
         return False
     for name in names:
@@ -259,7 +269,7 @@ def drop_module(draw: st.DrawFn, world: World) -> bool:
 def add_lookalike(draw: st.DrawFn, world: World) -> bool:
     module = _a_module(draw, world)
     names = world.below(module)
-    inner = {n.rpartition(".")[0] for n in names}
+    inner = _inner(module, names)
     if world.dropped and len(inner) > 1:
         return False
     around = draw(st.sampled_from(("", _around(module))))
