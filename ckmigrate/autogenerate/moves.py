@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ckmigrate.autogenerate.families import Family, Index
 from ckmigrate.spec import TensorSpec
 
-__all__ = ["Move", "moves"]
+__all__ = ["Move", "moves", "uncontested"]
 
 _Path = tuple[str, ...]
 
@@ -110,6 +110,34 @@ def _competes(other: Move, move: Move) -> bool:
     return bool(old and (is_broad or len(other.old) <= len(move.old))) or bool(
         new and (is_broad or len(other.new) <= len(move.new))
     )
+
+
+def uncontested(move: Move, old: Sequence[Family], new: Sequence[Family]) -> int:
+    """How much of `Move.inner` is left without families that others could be, or could become.
+
+    A weight that kept its module and changed its last name keeps as much as one that kept its last
+    name and changed the module.
+    """
+    alone = []
+    for one, other in move.votes:
+        kept = _kept(one.path, other.path)
+        away = (g for g in new if g.path != other.path and _kept(one.path, g.path) >= kept)
+        here = (f for f in old if f.path != one.path and _kept(f.path, other.path) >= kept)
+        if not any(_agree(one, g) for g in away) and not any(_agree(f, other) for f in here):
+            alone.append((one, other))
+    return _inner(move.old, alone)
+
+
+def _kept(one: _Path, other: _Path) -> int:
+    """Segments that both have at the beginning, and at the end."""
+    most = min(len(one), len(other))
+    before = 0
+    while before < most and one[before] == other[before]:
+        before += 1
+    after = 0
+    while after < most - before and one[-1 - after] == other[-1 - after]:
+        after += 1
+    return before + after
 
 
 def _inner(head: _Path, votes: Sequence[tuple[Family, Family]]) -> int:

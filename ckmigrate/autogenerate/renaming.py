@@ -9,7 +9,7 @@ from ckmigrate.autogenerate.alike import propose_alike
 from ckmigrate.autogenerate.board import Board, counted
 from ckmigrate.autogenerate.carry import carried
 from ckmigrate.autogenerate.families import Family, families, singles
-from ckmigrate.autogenerate.moves import Move, moves
+from ckmigrate.autogenerate.moves import Move, moves, uncontested
 from ckmigrate.autogenerate.patterns import rename_call, renames
 from ckmigrate.autogenerate.proposal import Certainty, Proposal
 from ckmigrate.autogenerate.spelled import propose_spelled
@@ -68,7 +68,11 @@ def propose_modules(board: Board) -> None:
 
 def _propose_strong(board: Board, old: list[Family], new: list[Family], surest: Certainty) -> bool:
     strong = [move for move in moves(old, new) if move.inner >= 2]
-    return any(_propose_subtree(board, move, strong, surest) for move in strong)
+    for move in strong:
+        sure = surest if uncontested(move, old, new) >= 2 else "guess"
+        if _propose_subtree(board, move, strong, sure):
+            return True
+    return False
 
 
 def _propose_weak(board: Board, old: list[Family], new: list[Family]) -> bool:
@@ -80,12 +84,21 @@ def _propose_weak(board: Board, old: list[Family], new: list[Family]) -> bool:
 def _propose_subtree(board: Board, move: Move, others: Sequence[Move], surest: Certainty) -> bool:
     pairs = carried(board, move.old, move.new, move.pairs)
     is_most = 2 * len(move.pairs) >= sum(new in board.appeared for new in pairs.values())
-    certain = not move.rivals and is_most
+    certain = not move.rivals and is_most and not _is_torn(board, move)
     alternatives = _alternatives(board, [o for o in others if (o.old, o.new) in move.rivals])
     why = f"all names kept but {_told(move)}"
     if move.rivals:
         why += "; the same names stand elsewhere too"
     return board.rename(pairs, surest if certain else "guess", why, alternatives)
+
+
+def _is_torn(board: Board, move: Move) -> bool:
+    """Whether a module would leave some of its entries behind, or find some there already."""
+    sides = (
+        (board.schema, board.vanished, set(move.pairs)),
+        (board.new.schema, board.appeared, set(move.pairs.values())),
+    )
+    return any(name not in free for names, free, some in sides for name in _beside(names, some))
 
 
 def _propose_module(board: Board, move: Move, others: Sequence[Move]) -> bool:

@@ -1,4 +1,4 @@
-"""Several changes at once, as a refactor makes them; each is what a careful colleague would write."""
+"""Several changes at once, as a refactor makes them: what a careful colleague would write."""
 
 from __future__ import annotations
 

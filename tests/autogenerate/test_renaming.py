@@ -39,6 +39,19 @@ def test_a_lookalike_beside_the_new_place_is_no_certainty() -> None:
     assert not [p for p in draft(old, new).proposals if p.certainty == "certain"]
 
 
+def test_a_weight_that_may_have_changed_its_last_name_instead_is_no_certainty() -> None:
+    old = snapshot({f"net.blocks.{n}.attn.{leaf}": (4, 4) for n in range(2) for leaf in ("w",)})
+    kept = {f"net.blocks.{n}.attn.weight": (4, 4) for n in range(2)}
+    new = snapshot(kept | {f"core.blocks.{n}.attn.w": (4, 4) for n in range(2)})
+    assert not calls(draft(old, new), "certain")
+
+
+def test_a_module_that_leaves_its_bias_behind_is_no_certainty() -> None:
+    old = snapshot(linear("net.block.attn", 4, 4))
+    new = snapshot({"net.block.attn.bias": (4,)} | linear("core.block.attn", 4, 4))
+    assert not calls(draft(old, new), "certain")
+
+
 def test_one_module_of_equal_shape_is_a_guess() -> None:
     old, new = snapshot(linear("classifier.1", 3, 4)), snapshot(linear("head", 3, 4))
     found = draft(old, new)
