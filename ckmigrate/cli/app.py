@@ -30,6 +30,7 @@ VERBS = {
     "blame": "Show where a tensor comes from, or what became of it.",
     "squash": "Replace a stretch of scripts by one that does the same.",
     "prune": "Remove the scripts that a squashed one replaces.",
+    "export": "Write a program that converts checkpoints without ckmigrate.",
     "current": "Show which revision checkpoints are at.",
     "identify": "Explain which revision checkpoints are at.",
     "inspect": "List the tensors of a checkpoint.",
