@@ -32,6 +32,7 @@ _PROBE = (
         (["blame", "scale"], {"packaging"}),
         (["squash", ":", "--dry-run"], {"packaging"}),
         (["prune", "--dry-run"], {"packaging"}),
+        (["export", ":"], {"packaging"}),
         (["current", "old.safetensors"], {"packaging"}),
         (["identify", "old.safetensors"], {"packaging"}),
         (["inspect", "old.safetensors"], set()),
