@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from tests.cli_inside import Inside
-from tests.cli_project import Toy, command
+from tests.cli_project import MODEL, Toy, command
 from tests.test_cli_autogenerate import CERTAIN, UNSURE
+
+TWO_NEW = MODEL.replace(
+    "self.scale = nn.Parameter(torch.ones(3))",
+    "self.gain, self.shift = (nn.Parameter(torch.full((3,), i)) for i in (0.5, 2.0))",
+)
 
 
 @pytest.fixture
@@ -54,6 +60,27 @@ def test_a_real_process_asks_on_its_terminal(toy: Toy) -> None:
     assert process.returncode == 0, shown
     assert "accept, edit, none [a/e/n]: " in shown
     assert out.startswith("wrote migrations/0004_refactor.py")
+
+
+def test_control_c_at_the_question_writes_nothing(toy: Toy) -> None:
+    (toy.root / "toy_model.py").write_text(CERTAIN)
+    terminal, side = pty.openpty()
+    with subprocess.Popen(
+        command("revision", "--autogenerate", "-m", "Refactor"),
+        cwd=toy.root,
+        env={**toy.environment(), "TERM": "dumb"},
+        stdin=side,
+        stdout=subprocess.PIPE,
+        stderr=side,
+    ) as process:
+        os.close(side)
+        shown = b""
+        while b"[a/e/n]" not in shown:
+            shown += os.read(terminal, 1 << 16)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(50) == 130
+    os.close(terminal)
+    assert not list((toy.root / "migrations").glob("0004*"))
 
 
 def test_accepting(inside: Inside) -> None:
@@ -125,6 +152,45 @@ def test_a_call_that_is_rewritten_is_drafted_anew(inside: Inside) -> None:
     told = inside.talk(["e\n"], env=editor(inside, body))
     assert told.code == 0, told.screen
     assert 'ck.rename("encoder.{x:**}", "backbone.{x:**}")' in inside.drafted.read_text()
+
+
+def rewritten(new: str) -> str:
+    """An edit that keeps everything, and makes the drop of `scale` a rename."""
+    return (
+        f"""text = re.sub(r'ck.drop\\("scale".*', 'ck.rename("scale", "{new}")', text)\n"""
+        "text = re.sub('(?m)^todo ', 'keep ', text)"
+    )
+
+
+def test_accepting_says_nothing_about_old_values_that_would_go(inside: Inside) -> None:
+    inside.model(TWO_NEW)
+    told = inside.talk(["a\n"])
+    assert told.code == 1
+    text = inside.drafted.read_text()
+    assert re.search(r'    ck.todo\(".*"\)\n    # ck.drop\("scale"', text)
+    assert "\n    ck.drop(" not in text
+
+
+def test_what_follows_from_an_edit_is_drafted_anew(inside: Inside) -> None:
+    """`scale` went and two entries came: said that one of them is it, the other is new."""
+    inside.model(TWO_NEW)
+    body = rewritten("gain")
+    told = inside.talk(["e\n"], env=editor(inside, body))
+    assert told.code == 0, told.screen + told.out
+    text = inside.drafted.read_text()
+    assert 'ck.rename("scale", "gain")' in text
+    assert 'ck.init("gain"' not in text
+    assert 'ck.init("shift"' in text
+    assert inside.run("check").code == 0
+
+
+def test_proposals_that_nobody_has_seen_are_asked_about(inside: Inside) -> None:
+    inside.model(TWO_NEW)
+    body = rewritten("other")
+    told = inside.talk(["e\n", "n\n"], env=editor(inside, body))
+    assert told.code == 1
+    assert told.screen.count("[a/e/n]") == 2
+    assert "unexpected other" in told.screen
 
 
 @pytest.mark.parametrize("call", ["ck.rename('nobody', 'x')", "ck.rename()", "ck.unknown(1)"])

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from ckmigrate.autogenerate.decide import Choice, can_run
 from ckmigrate.autogenerate.proposal import Draft, Proposal
-from ckmigrate.autogenerate.words import names_text
+from ckmigrate.autogenerate.words import moved_text, one_line, spelled
 from ckmigrate.errors import UsageError
 
 __all__ = ["parse_edited", "render_edit"]
@@ -62,15 +62,12 @@ def parse_edited(text: str, draft: Draft) -> tuple[Choice, ...] | None:
 def _block(number: int, choice: Choice) -> Iterator[str]:
     proposal, word = choice.proposal, "todo" if choice.chosen is None else "keep"
     if proposal.certainty != "certain":
-        yield f"# {proposal.certainty}: {_one_line(proposal.why)}"
-        yield f"#   {names_text(proposal.sources, 3)} → {names_text(proposal.targets, 3)}"
-    yield f"{word} {number}  {_one_line(proposal.call)}"
+        yield f"# {proposal.certainty}: {one_line(proposal.why)}"
+        if not spelled(proposal):
+            yield f"#   {moved_text(proposal.sources, proposal.targets, 3)}"
+    yield f"{word} {number}  {one_line(proposal.call)}"
     for rank, other in enumerate(proposal.alternatives, 1):
-        yield f"#    {number}.{rank}  {_one_line(other.call)}  # {_one_line(other.why)}"
-
-
-def _one_line(text: str) -> str:
-    return "; ".join(line.strip() for line in text.strip().splitlines())
+        yield f"#    {number}.{rank}  {one_line(other.call)}  # {one_line(other.why)}"
 
 
 def _read(content: str, line: int, draft: Draft) -> tuple[int, Proposal | None]:
@@ -92,13 +89,20 @@ def _kept(proposal: Proposal, rank: str | None, text: str, line: int) -> Proposa
         known = f"there are {len(ways) - 1}" if len(ways) > 1 else "there is none"
         raise _bad(line, f"no alternative has the number {rank}; {known}")
     chosen = ways[int(rank or 0)]
-    given = _parsed(text, line)
-    if not given or any(given == _parsed(way.call, line) for way in ways if way.call):
+    if _is_of(text, ways, line):
         # The text beside `keep 3.1` may still be that of 3: the number says which one is meant.
         if not can_run(chosen):
             raise _bad(line, "there is no call to keep; write one, or choose an alternative")
         return chosen
     return _written(proposal, text, line)
+
+
+def _is_of(text: str, ways: Sequence[Proposal], line: int) -> bool:
+    """Whether the text was left as it is, but for blanks, quotes and comments."""
+    if not text or any(text == one_line(way.call) for way in ways):
+        return True
+    given = _parsed(text, line)
+    return not given or any(given == _parsed(way.call, line) for way in ways if way.call)
 
 
 def _parsed(text: str, line: int) -> str:

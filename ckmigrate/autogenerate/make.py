@@ -46,7 +46,21 @@ class Question:
 def make_draft(question: Question, choices: Mapping[str, str] = _NOTHING) -> Draft:
     """One draft that holds for every side; `choices` as `Hints.choices`."""
     drafts = [_of_side(question, side, choices) for side in question.sides]
-    return merge_drafts(drafts, question.sides)
+    return _doubted(merge_drafts(drafts, question.sides))
+
+
+def _doubted(draft: Draft) -> Draft:
+    """Drops and inits that are guesses stand for a rename or a split that nobody understood, where
+    there are both: whoever accepts what is likely has not said that old values may go."""
+    guesses = {p.kind for p in draft.proposals if p.certainty == "guess"}
+    if not {"drop", "init"} <= guesses:
+        return draft
+    return Draft(tuple(map(_as_question, draft.proposals)))
+
+
+def _as_question(proposal: Proposal) -> Proposal:
+    is_guess = proposal.certainty == "guess" and proposal.kind in ("drop", "init")
+    return replace(proposal, certainty="ambiguous") if is_guess else proposal
 
 
 def _of_side(question: Question, side: Side, choices: Mapping[str, str]) -> Draft:

@@ -8,6 +8,7 @@ where the call has to stand. Reading a rendered body back gives the same operati
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from ckmigrate.autogenerate.decide import Choice, can_run, todo_text
 from ckmigrate.autogenerate.proposal import Proposal
 from ckmigrate.autogenerate.settle import Settled
-from ckmigrate.autogenerate.words import names_text
+from ckmigrate.autogenerate.words import moved_text
 from ckmigrate.report.escape import printable, shortened
 
-__all__ = ["format_call", "render_body"]
+__all__ = ["count_todos", "format_call", "render_body"]
 
 WIDTH = 96
 """Of the body, which is indented by four in the script."""
@@ -37,10 +38,17 @@ _GROUPS = {
 
 def render_body(settled: Settled) -> str:
     """The text of `upgrade(ck)`, not indented; "pass" where there is nothing to do."""
-    blocks = list(_blocks(settled.choices))
+    blocks = ["\n".join(_block(choices)) for choices in _grouped(settled.choices)]
     if settled.left:
         blocks.append(_leftover(settled.left))
     return "\n\n".join(blocks) or "pass"
+
+
+def count_todos(settled: Settled) -> int:
+    """How many todos the body holds."""
+    groups = [choices for choices in _grouped(settled.choices) if choices[0].chosen is None]
+    bare = [choices for choices in groups if todo_text(choices[0].proposal) is not None]
+    return len(groups) - len(bare) + sum(map(len, bare)) + bool(settled.left)
 
 
 def format_call(call: str, width: int = WIDTH) -> str:
@@ -49,51 +57,64 @@ def format_call(call: str, width: int = WIDTH) -> str:
     return "\n".join(_statement(node, source, width) for node in ast.parse(source).body)
 
 
-def _blocks(choices: Sequence[Choice]) -> Iterator[str]:
-    """Neighbours of one group in one block; an open choice with alternatives is its own."""
-    lines: list[str] = []
-    group: object = None
-    for choice in choices:
-        mine = _group(choice)
-        if lines and mine != group:
-            yield "\n".join(lines)
-            lines = []
-        lines += _lines(choice)
-        group = mine
-    if lines:
-        yield "\n".join(lines)
+def _grouped(choices: Sequence[Choice]) -> list[tuple[Choice, ...]]:
+    """Neighbours that stand in one block."""
+    return [tuple(group) for _, group in itertools.groupby(choices, _group)]
 
 
 def _group(choice: Choice) -> object:
+    """Calls that do alike; open ones of one kind for one reason, which share a todo."""
+    proposal = choice.proposal
     if choice.chosen is not None:
         return _GROUPS.get(choice.chosen.kind, "values")
-    return choice if todo_text(choice.proposal) is None else "open"
+    if todo_text(proposal) is not None:
+        return "open"
+    return choice if proposal.alternatives else (proposal.kind, proposal.why, choice.obstacle)
 
 
-def _lines(choice: Choice) -> Iterator[str]:
-    chosen = choice.chosen
-    if chosen is None:
-        yield from _open(choice)
-        return
-    if choice.proposal.certainty != "certain" and chosen.why:
-        is_guess = choice.proposal.certainty == "guess"
-        word = "a guess that was accepted" if is_guess else "one of several readings"
-        yield from _comment(f"{word}: {chosen.why}")
-    yield format_call(chosen.call)
+def _block(choices: Sequence[Choice]) -> Iterator[str]:
+    texts = [todo_text(choice.proposal) for choice in choices]
+    if choices[0].chosen is not None:
+        yield from _written(choices)
+    elif texts[0] is not None:
+        yield from (_todo(text or "?") for text in texts)
+    else:
+        yield from _open(choices)
 
 
-def _open(choice: Choice) -> Iterator[str]:
-    """A todo, before it why, and after it every call that it could be."""
-    proposal, text = choice.proposal, todo_text(choice.proposal)
-    why = choice.obstacle or ("" if text is not None else proposal.why)
-    if why:
-        yield from _comment(why)
-    yield _todo(f"{proposal.kind}: {_moved(proposal)}" if text is None else text)
-    ways = [way for way in (proposal, *proposal.alternatives) if can_run(way)]
-    for number, way in enumerate(ways):
-        if number:
-            yield from _comment(f"or: {way.why}")
-        yield textwrap.indent(format_call(way.call, WIDTH - 2), "# ")
+def _written(choices: Sequence[Choice]) -> Iterator[str]:
+    """Calls, each after what made it a guess; the same reason is given once."""
+    last = ""
+    for choice in choices:
+        reason = _reason(choice)
+        if reason and reason != last:
+            yield from _comment(reason)
+        last = reason
+        if choice.chosen is not None:
+            yield format_call(choice.chosen.call)
+
+
+def _reason(choice: Choice) -> str:
+    certainty, why = choice.proposal.certainty, choice.chosen.why if choice.chosen else ""
+    word = "a guess that was accepted" if certainty == "guess" else "one of several readings"
+    return f"{word}: {why}" if why and certainty != "certain" else ""
+
+
+def _open(choices: Sequence[Choice]) -> Iterator[str]:
+    """A todo, before it why, and after it the calls that it could be."""
+    first = choices[0].proposal
+    yield from _comment(choices[0].obstacle or first.why)
+    yield _todo(f"{first.kind}: {_moved([choice.proposal for choice in choices])}")
+    for choice in choices:
+        yield from _commented(choice.proposal)
+        for other in choice.proposal.alternatives:
+            yield from _comment(f"or: {other.why}")
+            yield from _commented(other)
+
+
+def _commented(proposal: Proposal) -> Iterator[str]:
+    if can_run(proposal):
+        yield textwrap.indent(format_call(proposal.call, WIDTH - 2), "# ")
 
 
 def _todo(text: str) -> str:
@@ -105,12 +126,11 @@ def _todo(text: str) -> str:
     return f"ck.todo({quoted})"
 
 
-def _moved(proposal: Proposal) -> str:
-    for most in (2, 1):
-        one, other = names_text(proposal.sources, most), names_text(proposal.targets, most)
-        if len(one) + len(other) < _SHORT:
-            break
-    return f"{one} → {other}" if one and other else one or other or "?"
+def _moved(proposals: Sequence[Proposal]) -> str:
+    sources = [name for proposal in proposals for name in proposal.sources]
+    targets = [name for proposal in proposals for name in proposal.targets]
+    whole = moved_text(sources, targets, 2)
+    return (whole if len(whole) < _SHORT else moved_text(sources, targets, 1)) or "?"
 
 
 def _leftover(left: Sequence[str]) -> str:

@@ -11,21 +11,22 @@ ambiguous: say which, otherwise it becomes a todo
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckmigrate.autogenerate.decide import todo_text
 from ckmigrate.autogenerate.proposal import Certainty, Draft, Proposal
-from ckmigrate.autogenerate.words import names_text
+from ckmigrate.autogenerate.words import moved_text, one_line, spelled
 from ckmigrate.report.escape import printable
 
 __all__ = ["draft_table"]
 
-_HEADS: tuple[tuple[Certainty, str], ...] = (
-    ("certain", "certain"),
-    ("guess", "guess: written if you accept"),
-    ("ambiguous", "ambiguous: edit and choose, otherwise it becomes a todo"),
-)
+_CERTAINTIES: tuple[Certainty, ...] = ("certain", "guess", "ambiguous")
+_ASKED: Mapping[Certainty, str] = {
+    "certain": "certain",
+    "guess": "guess: written if you accept",
+    "ambiguous": "ambiguous: edit and choose, otherwise it becomes a todo",
+}
 _MOST_NAMES = 3
 _NARROWEST = 24
 _WIDEST = 72
@@ -40,12 +41,17 @@ class _Row:
     why: str = ""
 
 
-def draft_table(draft: Draft, *, width: int | None = None) -> str:
-    """The table, in `width` columns; None: no line is broken, as for a file."""
+def draft_table(draft: Draft, *, width: int | None = None, asking: bool = True) -> str:
+    """The table, in `width` columns; None: no line is broken, as for a file.
+
+    asking  whether a question follows; its heads then say what an answer does
+    """
     numbered = list(enumerate(draft.proposals, 1))
     sections = {
-        head: [row for n, p in numbered if p.certainty == certainty for row in _rows(n, p)]
-        for certainty, head in _HEADS
+        _ASKED[certainty] if asking else certainty: [
+            row for n, p in numbered if p.certainty == certainty for row in _rows(n, p)
+        ]
+        for certainty in _CERTAINTIES
     }
     sizes = _sizes([row for rows in sections.values() for row in rows], width)
     lines = [
@@ -59,9 +65,8 @@ def draft_table(draft: Draft, *, width: int | None = None) -> str:
 
 def _rows(number: int, proposal: Proposal) -> Iterator[_Row]:
     yield _Row(str(number), _call_text(proposal), printable(proposal.why))
-    one, other = (names_text(n, _MOST_NAMES) for n in (proposal.sources, proposal.targets))
-    if proposal.certainty != "certain" and (one or other):
-        moved = f"{one} → {other}" if one and other and one != other else one or other
+    moved = moved_text(proposal.sources, proposal.targets, _MOST_NAMES)
+    if proposal.certainty != "certain" and not spelled(proposal):
         yield _Row("", f"  {moved}")
     for rank, way in enumerate(proposal.alternatives, 1):
         yield _Row(f"{number}.{rank}", _call_text(way), printable(way.why))
@@ -71,8 +76,7 @@ def _call_text(proposal: Proposal) -> str:
     text = todo_text(proposal)
     if text is not None or not proposal.call.strip():
         return printable(text or proposal.kind)
-    calls = [printable(line.strip()) for line in proposal.call.strip().splitlines()]
-    return "; ".join(call.removeprefix("ck.") for call in calls)
+    return printable(one_line(proposal.call, leave_out="ck."))
 
 
 def _sizes(rows: Sequence[_Row], width: int | None) -> tuple[int, int]:

@@ -46,11 +46,11 @@ def can_ask(session: Session) -> bool:
     return is_terminal and not session.no_input and session.is_text
 
 
-def show_table(session: Session, draft: Draft) -> None:
+def show_table(session: Session, draft: Draft, *, asking: bool = False) -> None:
     """The table, as wide as the terminal; whole lines where there is none."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else None
-    session.tell(draft_table(draft, width=width))
+    session.tell(draft_table(draft, width=width, asking=asking))
 
 
 def ask(session: Session, draft: Draft, redraft: Redraft) -> Asked:
@@ -58,7 +58,7 @@ def ask(session: Session, draft: Draft, redraft: Redraft) -> Asked:
     led to proposals that nobody has seen yet."""
     text = None
     while True:
-        show_table(session, draft)
+        show_table(session, draft, asking=True)
         answer = _answer(session, draft)
         if answer == "none":
             return Asked(draft, None)

@@ -17,10 +17,11 @@ from ckmigrate.autogenerate.decide import QUESTIONERS, Choice, todo_text
 from ckmigrate.autogenerate.initialisers import Initialisers, read_initialisers
 from ckmigrate.autogenerate.make import Question, make_draft
 from ckmigrate.autogenerate.proposal import Draft, Proposal
-from ckmigrate.autogenerate.render import format_call, render_body
+from ckmigrate.autogenerate.render import count_todos, format_call, render_body
 from ckmigrate.autogenerate.settle import Settled, Side, differences, prove, settle
 from ckmigrate.autogenerate.sides import head_snapshot, make_side
 from ckmigrate.autogenerate.wishes import Wishes, fitted, parse_rename, read_map
+from ckmigrate.autogenerate.words import one_line
 from ckmigrate.cli.ask import Asked, ask, can_ask, show_table
 from ckmigrate.cli.draft_options import Options
 from ckmigrate.cli.files import create
@@ -174,7 +175,9 @@ def _written(case: _Case, settled: Settled, sides: Sequence[Side]) -> Answer:
     head = f"wrote {_shown(path)}: revision {revision}, builds on {builds_on}"
     lines = [head, *_lines(settled)]
     if not settled.is_complete:
-        lines.append(f"not finished: {counted(_todos(settled), 'todo')} to replace in {path.name}")
+        lines.append(
+            f"not finished: {counted(count_todos(settled), 'todo')} to replace in {path.name}"
+        )
     return Answer(data, "\n".join(lines), 0 if settled.is_complete else 1)
 
 
@@ -206,13 +209,9 @@ def _lines(settled: Settled) -> Iterator[str]:
 def _open_text(choice: Choice) -> str:
     text = todo_text(choice.proposal)
     if text is None:
-        calls = [line.strip() for line in choice.proposal.call.strip().splitlines()]
-        text = f"{'; '.join(calls) or choice.proposal.kind} — {choice.proposal.why}"
+        call = one_line(choice.proposal.call) or choice.proposal.kind
+        text = f"{call} — {choice.proposal.why}"
     return printable(f"{text}; {choice.obstacle}" if choice.obstacle else text)
-
-
-def _todos(settled: Settled) -> int:
-    return len(settled.open) + bool(settled.left)
 
 
 def _nothing_to_do(case: _Case, sides: Sequence[Side]) -> Answer:

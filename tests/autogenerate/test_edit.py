@@ -103,6 +103,20 @@ def test_keeping_what_has_no_call_is_refused() -> None:
     assert choices[0].chosen is not None
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        'for i in range(2):\n    ck.init(f"a.{i}", shape=(1,))',
+        'for i in range(2):\n    for j in range(3):\n        ck.init(f"a.{i}.{j}", shape=(1,))',
+        'ck.drop("a", reason="b")\nck.init("a", shape=(1,))',
+    ],
+)
+def test_calls_of_several_lines_survive_the_text(call: str) -> None:
+    draft = Draft((proposal("init", call, "guess"),))
+    choices = accept_all(draft)
+    assert parse_edited(render_edit(choices), draft) == choices
+
+
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

@@ -15,7 +15,7 @@ from ckmigrate.autogenerate.decide import (
     accept_certain,
     accept_likely,
 )
-from ckmigrate.autogenerate.render import WIDTH, format_call, render_body
+from ckmigrate.autogenerate.render import WIDTH, count_todos, format_call, render_body
 from ckmigrate.autogenerate.replay import replay, start_of
 from ckmigrate.autogenerate.settle import Settled, settle
 from ckmigrate.compile import trace
@@ -113,3 +113,18 @@ def test_a_call_of_several_statements_keeps_them() -> None:
 
 def test_nothing_to_write_is_pass() -> None:
     assert render_body(Settled(())) == "pass"
+
+
+def test_open_calls_for_one_reason_share_a_todo() -> None:
+    news = [proposal("init", f'ck.init("{n}", shape=(1,))', "guess", targets=(n,)) for n in "abc"]
+    settled = Settled(tuple(Choice(p, None) for p in news), ("missing x",))
+    body = render_body(settled)
+    assert body.count("ck.todo(") == count_todos(settled) == 2
+    assert body.startswith('# names kept\nck.todo("init: a, b, … 1 more")\n# ck.init("a"')
+    assert count_todos(Settled((Choice(DRAFT.proposals[2], None),) * 2)) == 1
+
+
+def test_one_reason_of_several_guesses_is_given_once() -> None:
+    news = [proposal("init", f'ck.init("{n}", shape=(1,))', "guess", targets=(n,)) for n in "abc"]
+    body = render_body(Settled(tuple(Choice(p, p) for p in news)))
+    assert body.count("# a guess that was accepted: names kept") == 1
