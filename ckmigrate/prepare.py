@@ -336,8 +336,8 @@ def _require_fit(case: _Case, done: Trace, goal: _Goal) -> tuple[str, ...]:
             where=str(case.opened.stored.path),
             details=lines[:40] + ((f"… {len(lines) - 40} more",) if len(lines) > 40 else ()),
             why="Every name, shape and kind of number must be the one that the target has.",
-            fix="Write the migration that is missing (ckmigrate revision -m …), or correct the "
-            "newest one; nothing was written." + goal.hint + _tie_hint(schema, ties),
+            fix="Draft the migration that is missing (ckmigrate revision --autogenerate -m …), or "
+            "correct the newest one; nothing was written." + goal.hint + _tie_hint(schema, ties),
         )
     remarks = describe_notes(notes(schema, wanted, exempt=exempt))
     if ties:

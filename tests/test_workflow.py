@@ -158,7 +158,7 @@ def test_five_refactors_from_edit_to_migrated_checkpoint(project: Inside, tmp_pa
         failed = project.run("check")
         assert failed.code == 1, refactor.name
         assert refactor.check in failed.out, failed.out
-        assert "ckmigrate revision" in failed.out
+        assert "ckmigrate revision --autogenerate" in failed.out
         words = ["revision", "--autogenerate", "-m", refactor.name.capitalize()]
         if number == 0:
             told = project.talk(["a\n"])

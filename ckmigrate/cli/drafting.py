@@ -109,10 +109,11 @@ def _initialisers(case: _Case, sides: Sequence[Side]) -> Mapping[str, Initialise
 
 
 def _perhaps_new(side: Side) -> tuple[str, ...]:
-    """Names that the head does not have, and those that differ from them in a number only: where a
-    layer was put in between, the last number is new and the layer is another."""
-    kinds = {skeleton(name) for name in side.new.schema if name not in side.old.schema}
-    return tuple(name for name in side.new.schema if skeleton(name) in kinds)
+    """Names that the head does not have in this shape, and those that differ from them in a number
+    only: where a layer was put in between, the last number is new and the layer is another."""
+    old, new = side.old.schema, side.new.schema
+    kinds = {skeleton(name) for name, spec in new.items() if old.get(name) != spec}
+    return tuple(name for name in new if skeleton(name) in kinds)
 
 
 def _contents(case: _Case, sides: Sequence[Side], files: ExitStack) -> Mapping[str, Any]:

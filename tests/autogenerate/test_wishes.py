@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_a_map_has_three_tables(tmp_path: Path) -> None:
     assert [w.value for w in wishes.inits] == ["init.full(1e-5)", "init.zeros()"]
     places = [w.where.rpartition(", ")[2] for w in (*wishes.renames, *wishes.drops, *wishes.inits)]
     assert places == ["line 3", "line 4", "line 6", "line 8", "line 9"]
+
+
+def test_the_map_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "autogenerate.md"
+    block = page.read_text().partition("```toml\n")[2].partition("```")[0]
+    wishes = read(tmp_path, textwrap.dedent(block))
+    assert [len(part) for part in (wishes.renames, wishes.drops, wishes.inits)] == [1, 1, 1]
 
 
 def test_a_map_may_be_empty(tmp_path: Path) -> None:
