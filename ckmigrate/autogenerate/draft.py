@@ -22,10 +22,10 @@ from ckmigrate.autogenerate.layers import propose_layers
 from ckmigrate.autogenerate.left_over import propose_todos
 from ckmigrate.autogenerate.parts import propose_concats, propose_splits
 from ckmigrate.autogenerate.proposal import Draft, Hints
+from ckmigrate.autogenerate.proven import propose_proven
 from ckmigrate.autogenerate.renaming import (
     propose_given,
     propose_modules,
-    propose_proven,
     propose_subtrees,
 )
 from ckmigrate.autogenerate.resized import propose_resized

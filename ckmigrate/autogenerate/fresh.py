@@ -16,7 +16,7 @@ from ckmigrate.autogenerate.proposal import Certainty, Proposal
 from ckmigrate.autogenerate.rows import Reading, Row, propose_rows
 from ckmigrate.spec import TensorSpec
 
-__all__ = ["propose_drops", "propose_new"]
+__all__ = ["propose_drops", "propose_gone", "propose_new"]
 
 _GONE = "not in the model any more"
 
@@ -29,6 +29,16 @@ def propose_drops(board: Board) -> None:
         certainty: Certainty = "guess" if asked else "certain"
         why = "no longer in the model" + ("" if not asked else "; or what is new came of it")
         _drop(board, node, names, certainty, why)
+
+
+def propose_gone(board: Board, names: Collection[str], certainty: Certainty, why: str) -> None:
+    """Drop these entries, by whole subtrees where no other entry is in them."""
+    gone = {name: spec for name, spec in board.schema.items() if name in names}
+    parts: dict[str, list[str]] = {}
+    for name in gone:
+        parts.setdefault(name.rpartition(".")[0], []).append(name)
+    for some in parts.values():
+        _drop(board, some[0].rpartition(".")[0], some, certainty, why)
 
 
 def propose_new(board: Board, fresh: Fresh, gone: Collection[TensorSpec]) -> None:

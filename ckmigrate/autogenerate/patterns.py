@@ -12,7 +12,7 @@ from ckmigrate.errors import MigrationError
 from ckmigrate.fold import skeleton
 from ckmigrate.names import pair
 
-__all__ = ["Names", "Rename", "quoted", "rename_call", "renames", "says_exactly"]
+__all__ = ["Names", "Rename", "heads_of", "quoted", "rename_call", "renames", "says_exactly"]
 
 Names = Sequence[Collection[str]]
 """The names of every state in which a pattern must be right: with all calls before it, and with
@@ -74,6 +74,12 @@ def says_exactly(rename: Rename, pairs: Mapping[str, str], states: Names) -> boo
         if moved != wanted:
             return False
     return True
+
+
+def heads_of(old: str, new: str) -> Rename:
+    """What of the names differs, without the end that both share."""
+    edit = _edit(old, new)
+    return ".".join(edit.old), ".".join(edit.new)
 
 
 def _edit(old: str, new: str) -> _Edit:

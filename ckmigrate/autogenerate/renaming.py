@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 
 from ckmigrate.autogenerate.alike import propose_alike
@@ -15,7 +15,7 @@ from ckmigrate.autogenerate.proposal import Certainty, Proposal
 from ckmigrate.autogenerate.spelled import propose_spelled
 from ckmigrate.names import pair
 
-__all__ = ["propose_given", "propose_modules", "propose_proven", "propose_subtrees"]
+__all__ = ["propose_given", "propose_modules", "propose_subtrees"]
 
 _MOST_ALTERNATIVES = 5
 _MOST_CALLS = 4
@@ -31,18 +31,6 @@ def propose_given(board: Board, given: Sequence[tuple[str, str]]) -> None:
         pairs = pair(old, new, board.state.entries)
         moved = tuple(pairs), tuple(pairs.values())
         board.add(Proposal("rename", rename_call((old, new)), *moved, "certain", "as you said"))
-
-
-def propose_proven(board: Board, equal: Mapping[str, str]) -> None:
-    """Entries whose content was found under another name."""
-    pairs = {
-        old: new
-        for new, old in equal.items()
-        if old in board.vanished
-        and new in board.appeared
-        and board.schema[old] == board.new.schema[new]
-    }
-    board.rename(pairs, "certain", "equal content")
 
 
 def propose_subtrees(board: Board) -> None:

@@ -258,7 +258,7 @@ def drop_module(draw: st.DrawFn, world: World) -> bool:
     module = _a_module(draw, world)
     names = world.below(module)
     inner = _inner(module, names)
-    if len(names) == len(world.names) or (world.copied and len(inner) > 1):
+    if len(names) == len(world.names) or world.copied:
         return False
     for name in names:
         world.ck.drop(name, reason="removed")
