@@ -164,6 +164,10 @@ def test_the_orders_are_those_that_a_merge_runs(
         assert tuple(history.script(one) for one in (*done, *left)) in known
 
 
+def with_default(value: object) -> object:
+    return lambda tensor, scale=value: (tensor, scale)
+
+
 def test_twins_are_functions_of_one_text_with_equal_values() -> None:
     def made(value: object, *, more: int = 1) -> object:
         return lambda tensor: (tensor, value, more)
@@ -174,4 +178,6 @@ def test_twins_are_functions_of_one_text_with_equal_values() -> None:
     assert is_twin(made(made(1)), made(made(1)))
     assert not is_twin(made(made(1)), made(made(2)))
     assert not is_twin(made(object()), made(object()))
+    assert is_twin(with_default(1), with_default(1))
+    assert not is_twin(with_default(1), with_default(2))
     assert not is_twin(lambda tensor: tensor, lambda tensor: tensor + 1)

@@ -15,6 +15,7 @@ from ckmigrate.revisions.graph import History, build_history, read_history, read
 from ckmigrate.revisions.lock import Conflict, Lock, LockLine
 from ckmigrate.revisions.rebase import Moved, local_scripts, loose_history, moved
 from ckmigrate.revisions.script import Script, parse_script
+from ckmigrate.revisions.squashed import set_aside
 from ckmigrate.revisions.targets import resolve
 
 BASE, UP, UP2, MY, MY2 = (letter * 10 for letter in "0abcd")
@@ -45,7 +46,7 @@ def loose(folder: Path) -> History:
 def rebased(folder: Path, onto: str = UP2, branch: str = MY2) -> tuple[Moved, ...]:
     """Carried out, as the command does it but for the proofs."""
     history = loose(folder)
-    written = {script.id: script for script in read_scripts(folder)}
+    written = {script.id: script for script in set_aside(read_scripts(folder))[0]}
     moving = local_scripts(history, written, onto, branch)
     done = moved(moving, history, onto, new_ids(len(list(folder.iterdir()))))
     for each in done:
@@ -167,6 +168,15 @@ def test_what_comes_after_a_release_does_not_make_it_movable(folder: Path) -> No
 def test_a_branch_with_a_merge_in_it_is_not_moved(folder: Path) -> None:
     write(folder, "0002_side.py", "ee" * 5, BASE)
     write(folder, "0003_my2.py", MY2, (MY, "ee" * 5))
+    assert refusal(folder).code == "CKM334"
+
+
+def test_a_branch_with_a_squash_in_it_is_not_moved(folder: Path) -> None:
+    write(folder, "0003_both.py", MY2, BASE, f"replaces = {(MY, MY2)!r}")
+    error = refusal(folder)
+    assert (error.code, "squash" in error.what) == ("CKM334", True)
+    (folder / "0002_my.py").unlink()
+    (folder / "0003_my2.py").unlink()
     assert refusal(folder).code == "CKM334"
 
 

@@ -59,11 +59,7 @@ class _Lanes:
         # The last one first: each new lane opens beside the node and pushes the others aside.
         for parent in reversed([parent for parent in parents if parent != keeps]):
             is_last = keeps is None and parent == parents[0]
-            straight = _text(len(self.open), {})
-            below = self._line(node, parent, is_last=is_last)
-            # Of two lines to the left, the first would seem to cross its goal.
-            between = [straight] if rows and "/" in rows[-1] and "/" in below[0] else []
-            rows += between + below
+            rows += self._line(node, parent, is_last=is_last)
         if keeps is not None:
             self.open[self.open.index(node)] = keeps
         if not parents:
