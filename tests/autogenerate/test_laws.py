@@ -98,14 +98,14 @@ def _check(case: Case, found: Draft) -> None:
     assert bool(left) == any(p.kind == "todo" for p in found.proposals)
 
 
-@_SETTINGS
+@settings(_SETTINGS, derandomize=True)
 @given(cases())
 def test_what_is_certain_is_true_and_nothing_is_left_out(case: Case) -> None:
     check(case)
 
 
 @pytest.mark.slow
-@settings(_SETTINGS, max_examples=5000)
+@settings(_SETTINGS, max_examples=3000)
 @given(cases())
 def test_the_same_on_thousands(case: Case) -> None:
     check(case)
