@@ -46,8 +46,8 @@ def carried(board: Board, old: _Path, new: _Path, pairs: Mapping[str, str]) -> d
         if not fitting.isdisjoint(names) and _can_all_go(board, names, moved)
         for name in names
     ]
-    everything = list(moved) if _can_all_go(board, list(moved), moved) else whole
-    return dict(pairs) | {n: moved[n] for n in moved if n in fitting or n in set(everything)}
+    along = set(moved if _can_all_go(board, list(moved), moved) else whole) | fitting
+    return dict(pairs) | {n: moved[n] for n in moved if n in along}
 
 
 def _can_all_go(board: Board, names: list[str], moved: Mapping[str, str]) -> bool:
