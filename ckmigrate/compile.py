@@ -208,6 +208,9 @@ def obstacles(
         return []
     if script.irreversible is not None:
         return [f"declared irreversible: {script.irreversible}"]
+    if script.has_todo:
+        line = script.todo_lines[0]
+        return [f"line {line}: it is not finished; replace its todo by the operation that is meant"]
     traced = replay.get(script.id)
     if traced is None:
         return ["its operations cannot be replayed on the schema that it started from"]

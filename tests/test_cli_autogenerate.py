@@ -87,11 +87,11 @@ def test_a_chain_with_a_todo_is_refused_by_script_and_line(
     ran = inside.run(*arguments)
     assert ran.code == 5
     assert inside.toy.files() == before
-    if arguments[0] == "downgrade":
-        assert "0004_refactor.py" in ran.err
-        return
     lines = inside.drafted.read_text().splitlines()
     number = next(n for n, line in enumerate(lines, 1) if "ck.todo(" in line)
+    if arguments[0] == "downgrade":
+        assert f"0004_refactor.py: line {number}: it is not finished; replace its todo" in ran.err
+        return
     assert "error[CKM528]: the script is not finished" in ran.err
     assert f"0004_refactor.py, line {number}" in ran.err
     assert "fix: Replace the todo() by the operation that is meant." in ran.err

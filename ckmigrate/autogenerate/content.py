@@ -147,7 +147,7 @@ def _are_proved(touched: Mapping[str, Expr], contents: Contents) -> bool:
             proved |= _modules(name, expr)
         else:
             return False
-    return bool(proved) and all(_modules(n, e) & proved for n, e in constant)
+    return all(_modules(n, e) & proved for n, e in constant)
 
 
 def _modules(name: str, expr: Expr) -> set[tuple[str, str]]:

@@ -83,6 +83,12 @@ def test_every_dtype_is_compared_bit_for_bit(tmp_path: Path, dtype: torch.dtype)
     assert found == {"b": "a"}
 
 
+def test_content_that_stands_twice_proves_no_proposal(tmp_path: Path) -> None:
+    move = proposal("rename", 'ck.rename("{a,b}", "{x,y}")', "guess", sources=("a", "b"))
+    old, new = {"a": A, "b": A.clone()}, {"x": A, "y": A.clone()}
+    assert certainties(tmp_path, old, new, move) == [move]
+
+
 def test_a_split_is_proved_in_its_order(tmp_path: Path) -> None:
     old, new = {"qkv": torch.cat([A, B, C])}, {"q": A, "k": B, "v": C}
     right = proposal("split", 'ck.split("qkv", ["q", "k", "v"])', "guess", sources=("qkv",))
