@@ -210,7 +210,7 @@ def scenarios(size: int, *, few: bool = False) -> tuple[Scenario, ...]:
 
 
 _NUMBERS: tuple[Change, ...] = ("transpose", "cast", "compute")
-_FAST: tuple[Kind, ...] = ("safetensors", "torch")
+_FAST: tuple[Kind, ...] = ("safetensors", "torch", "dcp")
 
 
 def _copied(

@@ -155,9 +155,11 @@ def _commit(
     )
 
 
-def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Output:
+def build_output(
+    prepared: Prepared, path: Path, *, folder: bool = False, in_place: bool = False
+) -> Output:
     """What the plan becomes under a name: a folder where that is wanted, otherwise a file whose
-    suffix chooses the format."""
+    suffix chooses the format. In place, the data files of a DCP folder stay as they are."""
     request, stored = prepared.request, prepared.opened.stored
     tree = prepared.plan.trace.end.meta.tree
     layout = layout_after(tree, prepared)
@@ -173,6 +175,7 @@ def build_output(prepared: Prepared, path: Path, *, folder: bool = False) -> Out
             tag=tag,
             unwrap=request.unwrap,
             weights_only=request.weights_only,
+            in_place=in_place,
         )
     # A distributed checkpoint becomes anything else as a nested dict in one file does.
     keeps_folder = stored.format == "sharded"

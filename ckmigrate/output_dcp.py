@@ -1,20 +1,20 @@
 """The DCP folder that a plan becomes: which data files stay, and what one new file holds.
 
-Entries that only change their names keep their chunks, and `.metadata` says where those are. What
-is new stands in one data file, each tensor as one chunk. A data file of which less than half would
-still be used is not carried along; what is left of it is written anew.
+Entries that consist of whole chunks of the source keep them, and `.metadata` says where those are
+(`ckmigrate.leaves_dcp`). What is new stands in one data file, each tensor as one chunk. A data file
+of which less than half would still be used is not carried along; what is left of it is written
+anew.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
-from ckmigrate.expr import sources
 from ckmigrate.formats import torch_zip
 from ckmigrate.formats.base import FileImage, Slot, Stored
 from ckmigrate.formats.dcp_metadata import (
@@ -29,10 +29,10 @@ from ckmigrate.formats.dcp_metadata import (
     render_metadata,
 )
 from ckmigrate.formats.dcp_tag import METADATA, TAG_FILE, digest_of, render_tags
-from ckmigrate.formats.dcp_tree import leaves_of
-from ckmigrate.formats.tree import Object, Tensor
-from ckmigrate.formats.tree_paths import Path, child
+from ckmigrate.formats.tree import Tensor
+from ckmigrate.formats.tree_paths import Path
 from ckmigrate.formats.zip_image import ALIGNMENT
+from ckmigrate.leaves_dcp import Leaf, find_leaves
 from ckmigrate.output import Output, OutputFile, new_tensors, result_tree, torch_work
 from ckmigrate.plan import Entry, Plan
 from ckmigrate.training.layouts import Layout
@@ -52,8 +52,11 @@ def make_dcp(
     tag: str,
     unwrap: bool,
     weights_only: bool,
+    in_place: bool = False,
 ) -> Output:
     """The output folder of a plan; the arguments are those of `make_output`.
+
+    in_place  every chunk that is still used stays where it is, however little of its file that is
 
     StorageError CKM735 where two entries would have one name, CKM740 where something besides the
     weights would be lost without weights_only, CKM772 where a file cannot come along.
@@ -66,9 +69,8 @@ def make_dcp(
     base = () if weights_only or stored.is_flat else layout.path
     entries = {(*base, prefix + entry.name): entry for entry in plan.entries}
     old = stored.dcp or new_metadata()
-    leaves = tuple(_leaves(result, old, stored, layout, entries))
-    _require_distinct(leaves)
-    kept_files = _kept_files(leaves, stored)
+    leaves = find_leaves(result, old, stored, layout, entries)
+    kept_files = frozenset(old.files) if in_place else _kept_files(leaves, stored)
     others = stored.folder.others if stored.folder and stored.dcp and not weights_only else ()
     _require_carried(stored, weights_only=weights_only)
     writer = _Writer(plan.entries, made, stored, layout, _free_name(stored))
@@ -124,78 +126,10 @@ def _require_carried(stored: Stored, *, weights_only: bool) -> None:
         )
 
 
-# --- what the result consists of --------------------------------------------------------------
+# --- which data files stay ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaf:
-    """One entry of the result.
-
-    entry  of the plan, for a tensor of the weights
-    kept   what the source says of it, where it is the same there
-    """
-
-    name: str
-    path: Path
-    node: object
-    entry: Entry | None = None
-    kept: Item | None = None
-
-
-def _leaves(
-    result: object,
-    old: DcpMetadata,
-    stored: Stored,
-    layout: Layout,
-    entries: Mapping[Path, Entry],
-) -> Iterator[_Leaf]:
-    known = _Known(old, stored)
-    for path, node in leaves_of(result, known.whole):
-        entry = entries.get(path)
-        if entry is None:
-            name = known.same(path, node)
-        elif entry.is_unchanged and stored.dcp is not None:
-            (source,) = sources(entry.expr)
-            name = known.by_path.get((*layout.path, layout.prefix + source))
-        else:
-            name = None
-        kept = None if name is None else old.items[name]
-        own = name if name is not None and old.paths[name] == path else None
-        yield _Leaf(own or ".".join(map(str, path)), path, node, entry, kept)
-
-
-class _Known:
-    """What the source has at its paths.
-
-    by_path  names of entries
-    whole    nodes that were one entry
-    """
-
-    def __init__(self, old: DcpMetadata, stored: Stored) -> None:
-        self.by_path = {path: name for name, path in old.paths.items()}
-        self.whole = {path: child(stored.tree, path) for path in self.by_path}
-        # Numbers and texts are one object wherever they stand; these are not.
-        self._by_id = {
-            id(node): self.by_path[path]
-            for path, node in self.whole.items()
-            if isinstance(node, Tensor | Object | dict | list)
-        }
-
-    def same(self, path: Path, node: object) -> str | None:
-        """The name of the entry that this node was, there or elsewhere."""
-        if path in self.whole and self.whole[path] is node:
-            return self.by_path[path]
-        return self._by_id.get(id(node))
-
-
-def _require_distinct(leaves: Sequence[_Leaf]) -> None:
-    name, count = Counter(leaf.name for leaf in leaves).most_common(1)[0] if leaves else ("", 0)
-    if count > 1:
-        what = f"two entries of the new checkpoint are named {name!r}"
-        raise StorageError("CKM735", what, fix="rename one of them in a migration")
-
-
-def _kept_files(leaves: Iterable[_Leaf], stored: Stored) -> frozenset[str]:
+def _kept_files(leaves: Iterable[Leaf], stored: Stored) -> frozenset[str]:
     """The data files of the source of which at least half stays in use."""
     sizes = {file.path.name: file.identity.size for file in stored.files} if stored.dcp else {}
     used: Counter[str] = Counter()
@@ -229,7 +163,7 @@ class _Writer:
         self._end = 0
         self.tensors: dict[str, Tensor] = dict(layout.entries)
 
-    def item(self, leaf: _Leaf, kept_files: frozenset[str]) -> Item:
+    def item(self, leaf: Leaf, kept_files: frozenset[str]) -> Item:
         """What `.metadata` says of an entry, which is written unless its files stay."""
         kept = leaf.kept
         if kept is not None and all(place.file in kept_files for place in kept.places):

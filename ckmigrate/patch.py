@@ -24,6 +24,7 @@ from ckmigrate.formats.tree_paths import entries_of
 from ckmigrate.migrate import build_output, dropped_state, layout_after
 from ckmigrate.output import OutputFile, result_tree, unused_prefix
 from ckmigrate.output_folder import kept_shards
+from ckmigrate.patch_dcp import dcp_obstacles, dcp_output, make_dcp_patch
 from ckmigrate.places import Places, data_start, find_places
 from ckmigrate.plan import Entry
 from ckmigrate.prepare import Prepared
@@ -33,6 +34,8 @@ __all__ = ["make_patch", "obstacles"]
 
 def obstacles(prepared: Prepared) -> tuple[str, ...]:
     """Why a plan needs more than a change in place, a line for each reason; nothing is read."""
+    if prepared.opened.stored.format == "dcp":
+        return dcp_obstacles(prepared)
     return find_places(prepared).obstacles
 
 
@@ -41,10 +44,12 @@ def make_patch(prepared: Prepared) -> Patch:
 
     MigrationError CKM580 where the plan needs more; StorageError as `build_output` raises.
     """
+    stored = prepared.opened.stored
+    if stored.format == "dcp":
+        return _dcp_folder(prepared)
     places = find_places(prepared)
     if places.obstacles:
         raise _refused(prepared, places.obstacles)
-    stored = prepared.opened.stored
     if stored.folder is not None:
         return _folder(prepared, places)
     if stored.format == "torch":
@@ -130,6 +135,13 @@ def _folder(prepared: Prepared, places: Places) -> Patch:
 def _present(stored: Stored) -> dict[str, FileIdentity]:
     """Every file of a folder by its relative name."""
     return {str(f.path.relative_to(stored.path)): f.identity for f in stored.files}
+
+
+def _dcp_folder(prepared: Prepared) -> Patch:
+    output = dcp_output(prepared)
+    if reasons := dcp_obstacles(prepared, output):
+        raise _refused(prepared, reasons)
+    return make_dcp_patch(prepared, output)
 
 
 # --- torch ------------------------------------------------------------------------------------

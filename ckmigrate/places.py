@@ -22,9 +22,19 @@ from ckmigrate.output import left_out
 from ckmigrate.plan import Entry
 from ckmigrate.prepare import Prepared
 
-__all__ = ["Place", "Places", "data_start", "find_places"]
+__all__ = [
+    "MOST_NEW",
+    "Place",
+    "Places",
+    "data_start",
+    "find_places",
+    "folded_reason",
+    "unfit_file",
+    "why_moved",
+]
 
-_MOST_NEW: Final = 16 << 20
+MOST_NEW: Final = 16 << 20
+"""Bytes: more than that is no small change any more."""
 _SHARED: Final = "need a copy of their own: other entries have the same bytes"
 _APART: Final = "are joined from parts that do not lie beside each other"
 _NEW: Final = "are new"
@@ -66,7 +76,7 @@ class Places:
 def find_places(prepared: Prepared) -> Places:
     """The places of a plan's entries; nothing is read."""
     plan, stored = prepared.plan, prepared.opened.stored
-    if unfit := tuple(_unfit_file(prepared)):
+    if unfit := tuple(unfit_file(prepared)):
         return Places({}, (), unfit)
     held = _Held(prepared.opened.layout.entries, stored.records, is_torch=_is_torch(prepared))
     reasons: dict[str, list[str]] = {}
@@ -82,12 +92,12 @@ def find_places(prepared: Prepared) -> Places:
             new.append(entry)
         else:
             reasons.setdefault(place, []).append(entry.name)
-    if sum(entry.spec.nbytes for entry in new) > _MOST_NEW:
-        large = f"are new, and have more than {_MOST_NEW >> 20} MiB together"
+    if sum(entry.spec.nbytes for entry in new) > MOST_NEW:
+        large = f"are new, and have more than {MOST_NEW >> 20} MiB together"
         reasons.setdefault(large, []).extend(entry.name for entry in new)
     lines = []
     for why, names in (*reasons.items(), *_uncovered(prepared, held, found, reasons)):
-        lines.append(_line(names, why))
+        lines.append(folded_reason(names, why))
     return Places(found, tuple(entry.name for entry in new), tuple(lines))
 
 
@@ -96,17 +106,16 @@ def _is_torch(prepared: Prepared) -> bool:
     return stored.format == "torch" or bool(stored.folder and stored.folder.container == "torch")
 
 
-def _unfit_file(prepared: Prepared) -> Iterator[str]:
+def unfit_file(prepared: Prepared) -> Iterator[str]:
+    """Why nothing could be changed in place, whatever the plan is."""
     stored, request = prepared.opened.stored, prepared.request
     if stored.details.get("container") == "legacy":
         yield "the file is of torch before 1.6, whose format has no directory to change"
-    if stored.format == "dcp":
-        yield "it is a distributed checkpoint, and those are changed by a copy only"
     if request.max_shard_size is not None or request.to_format is not None:
         yield "--max-shard-size and --to-format make a new layout"
 
 
-def _line(names: Sequence[str], why: str) -> str:
+def folded_reason(names: Sequence[str], why: str) -> str:
     """ "12 entries are joined along dim 1: layers.{0…11}.qkv.weight"."""
     folded = fold_names(names)
     more = f", … {len(folded) - 3} more" if len(folded) > 3 else ""
@@ -147,7 +156,7 @@ class _Held:
             first = self.whole(next(iter(sources(entry.expr))))
             return Place(first.file, first.unit, first.begin, 0)
         if not isinstance(entry.lowered, Copy):
-            return _why(entry.expr)
+            return why_moved(entry.expr)
         parts = [self._part(item) for item in entry.lowered.ranges]
         return self._joined(entry, parts)
 
@@ -160,7 +169,7 @@ class _Held:
             if part.file != first.file:
                 return "are joined from several files"
             if part.unit != first.unit or part.begin != end:
-                return _why(entry.expr)
+                return why_moved(entry.expr)
             end = part.end
         assert first is not None
         return Place(first.file, first.unit, first.begin, end - first.begin)
@@ -181,7 +190,7 @@ class _Held:
         return Place(record.file, "", record.offset + begin, tensor.spec.nbytes)
 
 
-def _why(expr: Expr) -> str:
+def why_moved(expr: Expr) -> str:
     """What is done to an entry that has no place."""
     while isinstance(expr, Reshape):
         expr = expr.base

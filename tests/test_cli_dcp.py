@@ -267,3 +267,29 @@ def test_a_search_takes_each_folder_as_one_checkpoint(toy: Toy) -> None:
         saved(toy, name)
     done = toy.run("current", "runs", "--json")
     assert [Path(found["path"]).name for found in done.json["results"]] == ["one", "two"]
+
+
+def test_a_folder_changes_in_place_without_moving_a_chunk_and_back(toy: Toy) -> None:
+    source = saved(toy)
+    data = {path.name: path.read_bytes() for path in source.glob("*.distcp")}
+    fast = ("--in-place", "--fast", "--no-model")
+    planned = toy.run("plan", "ck", "--to", "1").out
+    assert "  fast        yes: --in-place --fast moves no tensor" in planned
+    (plan,) = toy.run("plan", "ck", "--json").json["results"]
+    assert not plan["fast"]["possible"]
+    (result,) = toy.run("upgrade", "ck", "--to", "1", *fast, "--json").json["results"]
+    assert result["fast"] is True
+    assert result["backup"].endswith("ck.undo-base")
+    assert_holds(source, renamed(), step=7)
+    assert {path.name: path.read_bytes() for path in source.glob("*.distcp")} == data
+    assert IDS[0] in toy.run("current", "ck/.metadata").out
+    refused = toy.run("upgrade", "ck", *fast)
+    assert refused.code == 5
+    assert "CKM580" in refused.err
+    assert toy.run("downgrade", "ck/.metadata", "--to", "base", *fast, "--no-backup").code == 0
+    assert_holds(source, values(), step=7)
+    (source / TAG).unlink()
+    assert toy.run("stamp", "ck", "base", *fast).code == 0
+    assert (source / TAG).exists()
+    assert toy.run("undo", "ck/.metadata").code == 0
+    assert not (source / TAG).exists()

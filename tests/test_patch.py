@@ -306,12 +306,6 @@ def test_a_legacy_file_is_refused(tmp_path: Path) -> None:
     assert "before 1.6" in refusal(zoo, old).details[0]
 
 
-def test_a_distributed_checkpoint_is_refused(tmp_path: Path) -> None:
-    zoo = Zoo(tmp_path, "ck.rename('head', 'tail')", "ck.rename('tail', 'end')")
-    zoo.run(zoo.save(state(), "old.pt"), "dcp", to="1", to_format="dcp")
-    assert "distributed" in refusal(zoo, tmp_path / "dcp").details[0]
-
-
 def test_large_new_tensors_are_refused(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path, "ck.init('big', shape=(3000, 3000))")
     assert "more than 16 MiB" in refusal(zoo, zoo.save(state(), "old.pt")).details[0]

@@ -20,12 +20,13 @@ from ckmigrate.execute.commit import InterruptedAfterCommit
 from ckmigrate.execute.undo import pending_path, require_settled
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.opened import Request, open_weights
+from tests.dcp_folders import handmade, rows, whole
 from tests.fast import change, snapshot, take_back
 from tests.projects import Zoo
 from tests.shards import folder
 
 Hook = Callable[[str, tuple[object, ...]], None]
-KINDS = [".pt", ".safetensors", pytest.param("shards", marks=pytest.mark.slow)]
+KINDS = [".pt", ".safetensors", "dcp", pytest.param("shards", marks=pytest.mark.slow)]
 SCRIPT = "ck.rename('a', 'x')\nck.split('b', ['q', 'k'], dim=0)\nck.init('n', shape=(3,))"
 
 
@@ -33,6 +34,9 @@ def made(root: Path, kind: str) -> tuple[Zoo, Path]:
     torch.manual_seed(0)
     zoo = Zoo(root, SCRIPT)
     parts = [{"a": torch.randn(3)}, {"b": torch.randn(4, 2), "c": torch.arange(5)}]
+    if kind == "dcp":
+        tensors = {"a": whole(parts[0]["a"]), "b": rows(parts[1]["b"], 2, 2)}
+        return zoo, handmade(root / "old", {**tensors, "c": whole(parts[1]["c"])})
     if kind == "shards":
         return zoo, folder(root / "old", parts, config={"n": 1})
     return zoo, zoo.save({**parts[0], **parts[1]}, f"old{kind}")
@@ -256,6 +260,7 @@ FULL = """
 import errno, os, sys
 from pathlib import Path
 from ckmigrate.errors import StorageError
+from tests.dcp_folders import handmade, rows, whole
 from tests.fast import change
 from tests.projects import Zoo
 zoo = Zoo.__new__(Zoo); zoo.folder = Path(sys.argv[1])
