@@ -163,6 +163,16 @@ def test_dropped_chunks_stay_and_are_counted(tmp_path: Path) -> None:
     torch_finds(old, {key: tensor for key, tensor in state().items() if key != "head"})
 
 
+def test_a_data_file_stays_even_where_little_of_it_is_used(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.drop('big', reason='idle')")
+    tensors = {"big": whole(torch.ones(4000)), "small": whole(torch.arange(3))}
+    old = handmade(tmp_path / "old", tensors, files=1)
+    data = data_of(old)
+    change(zoo, old)
+    assert data_of(old) == data
+    torch_finds(old, {"small": torch.arange(3)})
+
+
 def test_new_tensors_and_metadata_come_in_one_more_data_file(tmp_path: Path) -> None:
     body = (
         "ck.rename('w', 'weight')\nck.init('n', shape=(3, 2), value=init.normal())\n"
