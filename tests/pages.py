@@ -22,9 +22,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 REVISION = re.compile(r"\b[0-9a-f]{10}\b")
 FILE = re.compile(r"# (\S+\.(?:py|toml|yml|yaml|cfg|txt))\n")
 
@@ -49,7 +50,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, those that are instructions to the site's generator excepted."""
     found = BLOCK.finditer(page.read_text(encoding="utf-8"))
-    return [Block(m[1], m[2]) for m in found if not m[1].startswith("{")]
+    return [Block(m[2], dedent(m[3])) for m in found if not m[2].startswith("{")]
 
 
 def session(block: str) -> list[tuple[str, str]]:
