@@ -238,3 +238,25 @@ def test_progress_adds_up_to_what_is_written(tmp_path: Path) -> None:
         prepared = zoo.prepare(zoo.save(state, old))
         carry_out(prepared, Destination(tmp_path / out), progress=done.append)
         assert sum(done) == prepared.plan.totals.written == 4 * (600 + 100 + 10)
+
+
+def test_what_needs_numbers_is_done_largest_first_and_by_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = """
+    ck.cast("**", "float64")
+    ck.compute(["a", "d"], ["a", "d"], lambda a, d: (a + 1, d + 1))
+    """
+    state = {"a": torch.rand(2), "b": torch.rand(50), "c": torch.rand(900), "d": torch.rand(100)}
+    written: list[int] = []
+    zoo = Zoo(tmp_path, body)
+    path = zoo.save(state, "old.safetensors")
+
+    def watch(name: str, arguments: tuple[object, ...]) -> None:
+        if name == "pwrite" and arguments[1] in {16, 400, 7200, 800}:
+            written.append(int(str(arguments[1])))
+
+    monkeypatch.setattr(syscalls, "before", watch)
+    found = load(zoo.upgrade(path, "new.safetensors"))
+    assert written == [7200, 16, 800, 400]
+    assert torch.equal(found["d"], state["d"].double() + 1)

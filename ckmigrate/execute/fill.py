@@ -19,7 +19,7 @@ from ckmigrate.execute.checksums import RunningSums, joined, running_sums
 from ckmigrate.execute.evaluate import Evaluator, chunks
 from ckmigrate.execute.items import contiguous
 from ckmigrate.execute.source import SourceFile
-from ckmigrate.expr import Expr
+from ckmigrate.expr import Expr, Result, walk
 from ckmigrate.formats.base import FileImage, Slot
 from ckmigrate.formats.zip_image import BLOCK
 from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange, lower
@@ -141,18 +141,29 @@ def _make(
 ) -> None:
     """Write what is no copy: constants, gathers and computations."""
     evaluator = Evaluator(source.read)
-    for item in work.values():
-        if not isinstance(item.lowered, Copy):
-            evaluator.expect(item.expr)
+    computed = _largest_first(work)
+    for key in computed:
+        evaluator.expect(work[key].expr)
+    for key in computed:
+        _write(fd, image.slots[key].offset, _pieces(work[key], source, evaluator), written)
     for key, item in work.items():
         offset = image.slots[key].offset
-        if not isinstance(item.lowered, Copy):
-            _write(fd, offset, _pieces(item, source, evaluator), written)
-            continue
-        for part in item.lowered.ranges:
+        for part in item.lowered.ranges if isinstance(item.lowered, Copy) else ():
             if isinstance(part, FillRange):
                 _write(fd, offset, _repeat(part), written)
             offset += part.nbytes
+
+
+def _largest_first(work: Mapping[str, Work]) -> list[str]:
+    """The slots that are no copies, so that memory only falls: the outputs of one function stand
+    together, since its results stay until the last of them is written."""
+    groups: dict[object, list[str]] = {}
+    for key, item in work.items():
+        if not isinstance(item.lowered, Copy):
+            called = next((id(n.call) for n in walk(item.expr) if isinstance(n, Result)), key)
+            groups.setdefault(called, []).append(key)
+    sizes = {name: sum(work[key].expr.spec.nbytes for key in keys) for name, keys in groups.items()}
+    return [key for name in sorted(groups, key=lambda name: -sizes[name]) for key in groups[name]]
 
 
 def _write(fd: int, offset: int, pieces: Iterator[Any], written: _Written) -> None:
