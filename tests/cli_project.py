@@ -20,6 +20,7 @@ from typing import Any
 
 from ckmigrate.snapshot import Snapshot, render_snapshot
 from ckmigrate.spec import DType, Schema, TensorSpec
+from tests.room import with_room
 
 ROOT = Path(__file__).parents[1]
 IDS = ("a1a1a1a1a1", "b2b2b2b2b2", "c3c3c3c3c3")
@@ -121,7 +122,7 @@ class Toy:
         """A safetensors file at the base."""
         path = self.root / name
         path.write_bytes(safetensors({**BASE, **changes}))
-        return path
+        return with_room(path)
 
     def files(self) -> dict[str, str]:
         """Every file by its digest, those of the project's own folders left out."""

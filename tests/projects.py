@@ -27,6 +27,7 @@ from ckmigrate.revisions.graph import History, read_history
 from ckmigrate.snapshot import Snapshot, render_snapshot
 from ckmigrate.spec import DType, Schema, TensorSpec
 from ckmigrate.tag import Tag, parse_tag
+from tests.room import with_room
 
 __all__ = ["Script", "Zoo", "load", "names_in", "revision", "same", "schema_of", "tag_of"]
 
@@ -120,6 +121,7 @@ class Zoo:
         if path.suffix == ".safetensors":
             assert isinstance(content, dict)
             save_file(content, path, **options)  # type: ignore[arg-type]
+            with_room(path)
         else:
             torch.save(content, path, **options)  # type: ignore[arg-type]
         return path

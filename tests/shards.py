@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.room import with_room
+
 __all__ = ["content", "digest", "folder", "index_of", "name_of", "shards_of"]
 
 State = Mapping[str, Tensor]
@@ -47,6 +49,7 @@ def folder(
             torch.save(dict(state), path / name)
         else:
             save_file(dict(state), path / name, metadata={"format": "pt"})
+            with_room(path / name)
     weight_map = {key: n for n, state in zip(names, shards, strict=True) for key in state}
     size = sum(t.numel() * t.element_size() for state in shards for t in state.values())
     document = {

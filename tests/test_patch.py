@@ -20,6 +20,7 @@ from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.patch import obstacles
 from tests.fast import change, refusal, snapshot, take_back
 from tests.projects import Script, Zoo, load, same, tag_of
+from tests.room import can_insert, with_room
 from tests.shards import content, folder, shards_of
 
 SUFFIXES = [".pt", ".safetensors"]
@@ -175,6 +176,7 @@ def test_metadata_of_a_safetensors_file_changes_too(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path, "ck.meta.rename('n_head', 'num_heads')\nck.rename('a', 'b')")
     old = tmp_path / "old.safetensors"
     save_file({"a": torch.ones(3)}, old, metadata={"n_head": "4"})
+    with_room(old)
     copy = zoo.upgrade(old, "copy.safetensors")
     change(zoo, old)
     assert open_checkpoint(old).metadata == open_checkpoint(copy).metadata == {"num_heads": "4"}
@@ -217,9 +219,10 @@ def test_a_header_with_room_is_rewritten_and_the_data_stays_where_it_is(tmp_path
 
 def test_a_header_without_room_grows_by_whole_blocks(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path, "ck.rename('head', 'tail')")
-    old = zoo.save(state(), "old.safetensors")
+    old = zoo.folder / "old.safetensors"
+    save_file(state(), old)
     before = open_checkpoint(old)
-    if not _can_insert(tmp_path):
+    if not can_insert(tmp_path):
         assert refusal(zoo, old).code == "CKM776"
         return
     change(zoo, old)
@@ -228,21 +231,6 @@ def test_a_header_without_room_grows_by_whole_blocks(tmp_path: Path) -> None:
     assert int(after.details["header room"]) >= 512
     assert take_back(old) == "base"
     assert open_checkpoint(old).size == before.size
-
-
-def _can_insert(folder_: Path) -> bool:
-    from ckmigrate.execute import syscalls
-
-    path = folder_ / "probe"
-    path.write_bytes(b"x" * 8192)
-    try:
-        with path.open("r+b") as file:
-            syscalls.insert_range(file.fileno(), 4096, offset=0)
-    except OSError:
-        return False
-    finally:
-        path.unlink()
-    return True
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -457,7 +445,7 @@ TRIED: list[bool] = []
 def test_any_structural_chain_is_refused_or_gives_the_tensors_of_the_copy(
     suffix: str, case: tuple[dict[str, tuple[int, ...]], str]
 ) -> None:
-    if suffix == ".safetensors" and not _can_insert(Path(tempfile.gettempdir())):
+    if suffix == ".safetensors" and not can_insert(Path(tempfile.gettempdir())):
         pytest.skip("the file system cannot insert blocks, so that most headers have no room")
     with tempfile.TemporaryDirectory() as root:
         TRIED.extend(_attempts(*case, Path(root), suffix))
@@ -471,7 +459,7 @@ def test_a_file_whose_names_need_the_whole_header_is_read_by_its_library(tmp_pat
     zoo = Zoo(tmp_path, *(f"ck.rename('{'x' * n}', '{'x' * (n * 3)}')" for n in (1, 3, 9, 27, 81)))
     old = zoo.upgrade(zoo.save({"x": torch.ones(2)}, "a.safetensors"), "b.safetensors", to="1")
     for to in ("2", "3", "4", "head"):
-        if to != "2" and not _can_insert(tmp_path):
+        if to != "2" and not can_insert(tmp_path):
             break
         change(zoo, old, to=to)
         assert [t.tolist() for t in load_file(old).values()] == [[1, 1]]
