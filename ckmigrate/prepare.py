@@ -22,7 +22,12 @@ from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
 from ckmigrate.plan import Entry, Plan, make_plan
 from ckmigrate.project import Project
-from ckmigrate.remarks import remarks_on, remarks_on_conditions, remarks_on_order
+from ckmigrate.remarks import (
+    remarks_on,
+    remarks_on_conditions,
+    remarks_on_losses,
+    remarks_on_order,
+)
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.targets import resolve
@@ -114,6 +119,7 @@ def prepare(
     goal = _goal(case)
     remarks = remarks_on(opened.stored, identity, history, known)
     remarks += tuple(remarks_on_conditions(done))
+    remarks += tuple(remarks_on_losses(done)) if direction == "down" else ()
     remarks += goal.remarks + _require_fit(case, done, goal)
     plan = make_plan(
         done,

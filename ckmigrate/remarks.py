@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ckmigrate.compile import Trace
 from ckmigrate.digest import comparable_digest
+from ckmigrate.expr import Source, View, sources, walk
+from ckmigrate.fold import fold_names
 from ckmigrate.formats.base import Stored
 from ckmigrate.identify import Identity, Replay
 from ckmigrate.names import nearest
 from ckmigrate.revisions.graph import History
 from ckmigrate.training.layouts import Layout
 
-__all__ = ["remarks_on", "remarks_on_conditions", "remarks_on_order"]
+__all__ = ["remarks_on", "remarks_on_conditions", "remarks_on_losses", "remarks_on_order"]
 
 _LONGEST = 200
 
@@ -58,6 +60,33 @@ def remarks_on_conditions(trace: Trace) -> Iterator[str]:
             near = nearest(name, traced.before.entries, 1)
             hint = f"; the nearest is '{near[0]}'" if near else ""
             yield f"{place} asks for '{name}', which is not in this checkpoint{hint}"
+
+
+def remarks_on_losses(trace: Trace) -> Iterator[str]:
+    """On values of the file that have no place in the result of a downgrade, and no equal in it:
+    what a script added, trained meanwhile or not."""
+    kept: dict[str, int] = {}
+    for expr in trace.end.entries.values():
+        seen = {id(node.base) for node in walk(expr) if isinstance(node, View)}
+        for node in walk(expr):
+            base = node.base if isinstance(node, View) else node
+            if isinstance(base, Source) and id(node) not in seen:
+                kept[base.name] = kept.get(base.name, 0) + node.spec.numel
+    equal = {name for check in trace.checks for name in sources(check.right)}
+    equal |= {name for check in trace.checks for name in sources(check.left)}
+    own = {n: e.spec for n, e in trace.start.entries.items() if e == Source(n, e.spec)}
+    gone = [name for name in own if name not in kept and name not in equal]
+    cut = [name for name in kept if name in own and kept[name] < own[name].numel]
+    if gone:
+        yield f"values that the result has no place for: {_folded(gone)}"
+    if cut:
+        yield f"only a part is kept of: {_folded(cut)}"
+
+
+def _folded(names: list[str]) -> str:
+    lines = fold_names(names)
+    more = f", … {len(lines) - 8} more" if len(lines) > 8 else ""
+    return ", ".join(lines[:8]) + more
 
 
 def _edited(identity: Identity, history: History, known: Mapping[str, Replay]) -> Iterator[str]:

@@ -69,3 +69,18 @@ def test_of_several_models_the_one_of_the_files_size_is_compared_with(tmp_path: 
         assert prepared.target is not None
         assert prepared.target.model == name
         zoo.upgrade(path, f"{name}-new.pt")
+
+
+def test_a_downgrade_tells_which_values_it_leaves_behind(tmp_path: Path) -> None:
+    body = """
+    ck.resize("a.weight", (4, 2))
+    ck.init("scale", shape=(3,))
+    ck.copy("b", "c")
+    """
+    zoo = Zoo(tmp_path, body, base={"a.weight": torch.ones(2, 2), "b": torch.ones(2)})
+    old = zoo.save({"a.weight": torch.ones(2, 2), "b": torch.ones(2)}, "old.safetensors")
+    new = zoo.upgrade(old, "new.safetensors")
+    assert not any("place" in note or "part" in note for note in zoo.prepare(old).notes)
+    notes = zoo.prepare(new, zoo.request(new, to="base"), direction="down").notes
+    assert "values that the result has no place for: scale" in notes
+    assert "only a part is kept of: a.weight" in notes
