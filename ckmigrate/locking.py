@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ckmigrate.digest import digest
-from ckmigrate.errors import CkmigrateError, HistoryError
+from ckmigrate.errors import HistoryError
 from ckmigrate.identify import Replay
 from ckmigrate.meta import is_unknown_metadata
 from ckmigrate.project import Project
@@ -24,9 +24,9 @@ from ckmigrate.revisions.lock import (
     UNKNOWN,
     Lock,
     LockLine,
-    parse_conflicted,
     parse_lock,
     read_lock,
+    read_sides,
     render_lock,
 )
 from ckmigrate.revisions.script import Script
@@ -274,10 +274,12 @@ def record_files(
     """What history.lock and the head snapshots have to become, where they are something else.
 
     `allow_edited` are revisions that may do other things than recorded although they were released.
-    A lock that git could not merge, or that cannot be read, is written anew.
+    A lock that git could not merge is compared on both sides, and written anew; one that cannot be
+    read is refused, because an edit could hide behind the damage.
 
     Raises what stops a script on a base snapshot (a todo and a read of metadata do not),
-    HistoryError CKM325 where a released script was edited.
+    HistoryError CKM320 to CKM324 where the lock cannot be read, CKM325 where a released script was
+    edited.
     """
     _require_replayed(history, known)
     stale = stale_files(project, history, known)
@@ -319,11 +321,9 @@ def _require_unedited(
 
 
 def _recorded(path: Path) -> Lock | None:
-    """What was recorded, on both sides where git could not merge; None where nobody can tell."""
-    try:
-        text = path.read_bytes().decode(errors="replace")
-        sides = parse_conflicted(text, str(path))
-    except (OSError, CkmigrateError):
+    """What was recorded, on both sides where git could not merge; None where there is no lock."""
+    sides = read_sides(path)
+    if sides is None:
         return None
     lines = {line.revision: line for line in (*sides.theirs.lines, *sides.ours.lines)}
     return Lock(tuple(lines.values()))

@@ -148,6 +148,22 @@ def test_an_edit_of_a_released_script_is_not_recorded_along(forked: Toy) -> None
     assert texts(forked) == before
 
 
+def test_a_conflict_in_the_lock_is_left_to_rebase(forked: Toy) -> None:
+    """Also where the history has one head, and nothing has to be moved."""
+    path = forked.root / "migrations" / "history.lock"
+    whole = path.read_bytes()
+    line = whole.splitlines()[-1]
+    marked = b"<<<<<<< HEAD\n" + line + b"\n=======\n>>>>>>> main"
+    for arguments in (["merge"], ["rebase"]):
+        path.write_bytes(path.read_bytes().replace(line, marked))
+        conflicted = path.read_bytes()
+        assert forked.run("lock").code == 3
+        assert path.read_bytes() == conflicted
+        assert forked.run(*arguments).code == 0
+        assert b"<<<" not in path.read_bytes()
+        assert forked.run("lock", "--check").code == 0
+
+
 def test_a_project_without_a_lock_gets_none(forked: Toy) -> None:
     lock = forked.root / "migrations" / "history.lock"
     lock.unlink()

@@ -214,7 +214,7 @@ def test_the_command_writes_and_tells_what_changed(toy: Toy) -> None:
     ran = toy.run("lock", "--check")
     assert (ran.code, ran.out.count("out of date")) == (1, 2)
     ran = toy.run("lock")
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err.count("\n")) == (0, 1)
     assert f"new  {IDS[0]} (0001_call_it_encoder.py)" in ran.out
     ran = toy.run("lock", "--check")
     assert (ran.code, ran.out[:3]) == (0, "ok:")
@@ -250,8 +250,61 @@ def test_a_lock_that_cannot_be_read_is_not_added_to(toy: Toy) -> None:
     ran = toy.run("revision", "-m", "more")
     assert (ran.code, "error[CKM321]" in ran.err) == (3, True)
     assert len(list(toy.root.glob("migrations/*.py"))) == 3
-    assert toy.run("lock").code == 0
+
+
+def damage(toy: Toy, kind: str) -> Path:
+    path = toy.root / "migrations" / "history.lock"
+    text = path.read_text()
+    if kind == "character":
+        path.write_text(text.replace(IDS[0], f"{IDS[0]}?"))
+    elif kind == "bytes":
+        path.write_bytes(text.encode().replace(b"call_it", b"call\xffit"))
+    elif kind == "half a conflict":
+        path.write_text(text.replace(IDS[1], f"=======\n{IDS[1]}"))
+    else:
+        first = text.splitlines()[-1]
+        path.write_text(text.replace(first, f"<<<<<<< HEAD\n{first}\n=======\n>>>>>>> left"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "way_out"),
+    [
+        ("character", "CKM321", "delete it"),
+        ("bytes", "CKM320", "delete it"),
+        ("half a conflict", "CKM321", "git checkout --merge"),
+        ("conflict", "CKM322", "ckmigrate rebase"),
+    ],
+)
+def test_a_lock_that_is_damaged_or_in_conflict_is_not_written_anew(
+    toy: Toy, kind: str, code: str, way_out: str
+) -> None:
+    """The record of released scripts would be gone, and an edit with it."""
+    written(toy)
+    path = damage(toy, kind)
+    before = path.read_bytes()
+    for arguments in (["lock"], ["lock", "--check"], ["lock", "--allow-edited", IDS[0]]):
+        ran = toy.run(*arguments)
+        assert (ran.code, f"error[{code}]" in ran.err, way_out in ran.err) == (3, True, True)
+    if code != "CKM322":
+        with pytest.raises(HistoryError, match="cannot be read"):
+            written(toy)
+    assert path.read_bytes() == before
+
+
+def test_a_first_record_of_released_scripts_is_loud(toy: Toy) -> None:
+    assert "3 released scripts are recorded without comparison" in toy.run("lock").err
+    assert toy.run("lock").err == ""
+    (toy.root / "migrations" / "history.lock").unlink()
+    assert "nothing was recorded before" in toy.run("lock").err
     assert lock_of(toy).revisions == IDS
+
+
+def test_a_first_record_without_a_release_is_silent(toy: Toy) -> None:
+    for path in toy.root.glob("migrations/*.py"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not line.startswith("release")))
+    assert toy.run("lock").err == ""
 
 
 # -- git ----------------------------------------------------------------------------------

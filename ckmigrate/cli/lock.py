@@ -9,13 +9,14 @@ import click
 
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.session import Answer, Session
-from ckmigrate.locking import stale_files, write_lock_and_snapshots
+from ckmigrate.locking import released, stale_files, write_lock_and_snapshots
 from ckmigrate.opened import replays
 from ckmigrate.project import Project, parse_params
 from ckmigrate.report.escape import printable
 from ckmigrate.report.lock import lock_changes
+from ckmigrate.report.units import counted
 from ckmigrate.revisions.graph import History
-from ckmigrate.revisions.lock import parse_lock
+from ckmigrate.revisions.lock import parse_lock, read_lock
 from ckmigrate.revisions.targets import resolve
 
 __all__ = ["command"]
@@ -42,13 +43,15 @@ def command(
 
     `ckmigrate check` compares the scripts with the record. A script that declares a release, or
     comes before one that does, must not be edited any more: checkpoints went through it. That is
-    refused with exit code 3, unless --allow-edited names the revision.
+    refused with exit code 3, unless --allow-edited names the revision. So is a lock that cannot be
+    read, and one with git's conflict markers, which `ckmigrate rebase` settles.
 
     \b
     Example:  ckmigrate lock
               ckmigrate lock --check
     """
     project = session.project()
+    is_first = read_lock(project.lock_path) is None
     history = session.history(project)
     known = replays(project, history, parse_params(params))
     before = _text(project.lock_path)
@@ -57,7 +60,18 @@ def command(
     else:
         edited = [found for text in allowed if (found := resolve(history, text)) is not None]
         stale = write_lock_and_snapshots(project, history, known, allow_edited=edited)
+        _note_uncompared(session, history, is_first=is_first)
     return _answer(project, history, stale, before, only_check=only_check)
+
+
+def _note_uncompared(session: Session, history: History, *, is_first: bool) -> None:
+    count = len(released(history))
+    if is_first and count:
+        scripts = f"{counted(count, 'released script')} {'is' if count == 1 else 'are'}"
+        session.note(
+            f"warning: nothing was recorded before; {scripts} recorded without comparison, so that "
+            "an edit since the release is not noticed"
+        )
 
 
 def _answer(

@@ -10,6 +10,7 @@ from ckmigrate.cli.session import Answer, Session
 from ckmigrate.migrate import replays
 from ckmigrate.report.escape import printable
 from ckmigrate.report.units import counted
+from ckmigrate.revisions.lock import read_lock
 from ckmigrate.squash.prune import Prune, carry_out, plan_prune, renew_lock
 
 __all__ = ["command"]
@@ -31,6 +32,8 @@ def command(session: Session, dry_run: bool, force: bool, params: tuple[str, ...
     Example:  ckmigrate prune --dry-run
     """
     project = session.project()
+    # What is wrong with the lock has to be said before a script is gone.
+    read_lock(project.lock_path)
     history = session.history(project)
     given = make_request(params=params).params
     known = replays(project, history, given)

@@ -29,6 +29,7 @@ __all__ = [
     "parse_conflicted",
     "parse_lock",
     "read_lock",
+    "read_sides",
     "render_lock",
 ]
 
@@ -48,7 +49,10 @@ _MARKER = re.compile(r"(<{7}|\|{7}|={7}|>{7})(?: (.*))?")
 _LONGEST_SLUG = 255
 _SIDES = {"<": "ours", "|": "base", "=": "theirs", ">": None}
 _BEFORE = {"<": (None,), "|": ("ours",), "=": ("ours", "base"), ">": ("theirs",)}
-_FIX = "Restore it from version control, or write it anew: ckmigrate lock."
+_FIX = (
+    "Restore it from version control (while git merges: git checkout --merge -- FILE). If it is "
+    "lost, delete it: `ckmigrate lock` then records everything anew, and compares nothing."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +120,25 @@ def render_lock(lock: Lock) -> str:
 def read_lock(path: Path) -> Lock | None:
     """Read a lock file, None where there is none. HistoryError: CKM320 where it cannot be read, and
     what `parse_lock` raises."""
+    text = _text(path)
+    return None if text is None else parse_lock(text, str(path))
+
+
+def read_sides(path: Path) -> Conflict | None:
+    """Read a lock file that git may not have been able to merge, None where there is none.
+    HistoryError: CKM320 where it cannot be read, and what `parse_conflicted` raises."""
+    text = _text(path)
+    return None if text is None else parse_conflicted(text, str(path))
+
+
+def _text(path: Path) -> str | None:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         what, why = f"{path.name} cannot be read", getattr(error, "strerror", None) or str(error)
         raise HistoryError("CKM320", what, where=str(path), why=why, fix=_FIX) from None
-    return parse_lock(text, str(path))
 
 
 def parse_lock(text: str, where: str) -> Lock:
@@ -138,7 +153,8 @@ def parse_lock(text: str, where: str) -> Lock:
             "git could not merge the history: two branches added a revision each",
             where=where,
             why="the lock holds conflict markers",
-            fix="Put your revisions after the others: ckmigrate rebase.",
+            fix="Put your revisions after the others: ckmigrate rebase; or join the branches: "
+            "ckmigrate merge. Both read the conflict, and write the lock anew.",
         )
     return _lock(_split(text), where)
 
@@ -221,7 +237,8 @@ def _require_format(lines: Iterable[str], where: str) -> None:
             "CKM323",
             f"the lock has format {found[1]}; this ckmigrate reads {FORMAT}",
             where=where,
-            fix="Install a newer ckmigrate, or write the lock anew: ckmigrate lock.",
+            fix="Install a newer ckmigrate. If there is none, delete the lock: `ckmigrate lock` "
+            "then records everything anew, and compares nothing.",
         )
 
 
