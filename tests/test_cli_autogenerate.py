@@ -41,6 +41,9 @@ def test_nothing_to_do_writes_nothing(inside: Inside) -> None:
     assert ran.out.startswith("nothing to do: the migrations lead to model 'default'")
     assert inside.scripts == before
     assert inside.draft("--json").json["file"] is None
+    for wish in ("scala=gain", "scale=gain"):
+        ran = inside.draft("--rename", wish)
+        assert (ran.code, "error[CKM250]: " in ran.err, inside.scripts) == (2, True, before)
 
 
 def test_without_a_terminal_what_is_not_certain_becomes_a_todo(inside: Inside) -> None:
@@ -159,6 +162,7 @@ def test_a_map_says_what_goes_and_how_what_is_new_begins(inside: Inside) -> None
 def test_what_cannot_be_used_writes_nothing(inside: Inside) -> None:
     inside.model(UNSURE)
     (inside.root / "map.toml").write_text('[renames]\nscale = "gain"\n[drops]\n')
+    (inside.root / "typo.toml").write_text('[renames]\nscale = "gian"\n')
     inside.toy.checkpoint()
     before = inside.scripts
     for arguments, exit_code, code in (
@@ -166,6 +170,9 @@ def test_what_cannot_be_used_writes_nothing(inside: Inside) -> None:
         (["--map", "none.toml"], 2, "CKM251"),
         (["--rename", "scale"], 2, "CKM250"),
         (["--rename", "scala=gain"], 2, "CKM250"),
+        (["--rename", "scale=gian", "--accept", "all"], 2, "CKM250"),
+        (["--rename", "encoder=bakcbone", "--json"], 2, "CKM250"),
+        (["--map", "typo.toml"], 2, "CKM250"),
         (["--model", "none"], 2, "CKM206"),
         (["--revises", "head"], 2, "CKM256"),
         (["--release", "x y"], 2, "CKM209"),

@@ -46,6 +46,8 @@ class Board:
 
     Two states are kept: under all proposals, and under the certain ones alone, which is what runs
     where nobody is there to ask. A proposal that rests on a guess is a guess.
+
+    wished  names that somebody gave to entries which they want to keep: never dropped
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Board:
         self._choices = choices
         self.state = start_of(old)
         self.proposals: list[Proposal] = []
+        self.wished: frozenset[str] = frozenset()
         self._view = _View(self.state.schema, new.schema)
         self._certain = self.state
         self._shaky: dict[str, TensorSpec] = {}

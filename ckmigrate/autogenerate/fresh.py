@@ -22,8 +22,11 @@ _GONE = "not in the model any more"
 
 
 def propose_drops(board: Board) -> None:
-    """What went, by whole subtrees, after everything that could explain it."""
-    gone = board.vanished
+    """What went, by whole subtrees, after everything that could explain it.
+
+    Not what somebody renamed: its name may be wrong, and its values are wanted.
+    """
+    gone = {name: spec for name, spec in board.vanished.items() if name not in board.wished}
     for node, names in _subtrees(gone, board.schema).items():
         asked = any(board.may_be_wanted(spec) for spec in {gone[name] for name in names})
         certainty: Certainty = "guess" if asked else "certain"
@@ -34,6 +37,7 @@ def propose_drops(board: Board) -> None:
 def propose_gone(board: Board, names: Collection[str], certainty: Certainty, why: str) -> None:
     """Drop these entries, by whole subtrees where no other entry is in them."""
     gone = {name: spec for name, spec in board.schema.items() if name in names}
+    gone = {name: spec for name, spec in gone.items() if name not in board.wished}
     parts: dict[str, list[str]] = {}
     for name in gone:
         parts.setdefault(name.rpartition(".")[0], []).append(name)

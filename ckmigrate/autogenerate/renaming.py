@@ -26,11 +26,12 @@ _CLEARLY = 0.15
 
 
 def propose_given(board: Board, given: Sequence[tuple[str, str]]) -> None:
-    """What somebody said: taken as it is."""
+    """What somebody said: taken as it is, and never dropped afterwards."""
     for old, new in given:
         pairs = pair(old, new, board.state.entries)
         moved = tuple(pairs), tuple(pairs.values())
         board.add(Proposal("rename", rename_call((old, new)), *moved, "certain", "as you said"))
+        board.wished |= set(pairs.values())
 
 
 def propose_subtrees(board: Board) -> None:

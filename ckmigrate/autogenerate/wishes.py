@@ -26,7 +26,7 @@ from typing import Any
 from ckmigrate import init
 from ckmigrate.autogenerate.settle import Side
 from ckmigrate.errors import MigrationError, UsageError
-from ckmigrate.names import nearest, select
+from ckmigrate.names import nearest, pair, select
 
 __all__ = ["Wish", "Wishes", "fitted", "parse_rename", "read_map"]
 
@@ -92,15 +92,69 @@ def read_map(path: Path) -> Wishes:
 def fitted(wishes: Wishes, sides: Sequence[Side]) -> Wishes:
     """The wishes, with names of modules as patterns of what is in them.
 
-    UsageError CKM250 for a pattern that no entry of any model matches, with the nearest names.
+    UsageError CKM250, with the nearest names, for a pattern that no entry of any model matches, and
+    for a rename to where no model has anything. MigrationError where the sides do not fit.
     """
     old = list(dict.fromkeys(name for side in sides for name in side.old.schema))
     new = list(dict.fromkeys(name for side in sides for name in side.new.schema))
-    return Wishes(
-        tuple(_fit(wish, old, both=True) for wish in wishes.renames),
-        tuple(_fit(wish, old) for wish in wishes.drops),
-        tuple(_fit(wish, new) for wish in wishes.inits),
+    drops = tuple(_fit(wish, old) for wish in wishes.drops)
+    dropped = {match.name for wish in drops for match in select(wish.pattern, old)}
+    renames = tuple(_fit(wish, old, both=True) for wish in wishes.renames)
+    _check_targets(renames, sides, dropped)
+    return Wishes(renames, drops, tuple(_fit(wish, new) for wish in wishes.inits))
+
+
+def _check_targets(
+    renames: Sequence[Wish], sides: Sequence[Side], dropped: Collection[str]
+) -> None:
+    """A typing error on the right side must not make an entry that the model has no use for.
+
+    Right is what brings an entry to a name of the model, also by way of other renames, and what
+    brings it near one: parts that are joined later stand beside or below what is made of them.
+    """
+    used: set[Wish] = set()
+    for side in sides:
+        modules = _modules(side.new.schema)
+        used.update(wish for wish in renames if not modules.isdisjoint(_places(wish.value)))
+        for name, ways in _renamed(renames, side, dropped).items():
+            used.update(ways if name in side.new.schema else ())
+    for wish in renames:
+        if wish not in used:
+            raise _useless(wish, [name for side in sides for name in side.new.schema])
+
+
+def _renamed(
+    renames: Sequence[Wish], side: Side, dropped: Collection[str]
+) -> dict[str, tuple[Wish, ...]]:
+    """The names of a side after all renames, each with the renames that it came by."""
+    ways: dict[str, tuple[Wish, ...]] = {n: () for n in side.old.schema if n not in dropped}
+    for wish in renames:
+        made = pair(wish.pattern, wish.value, ways, optional=True)
+        ways = {made.get(n, n): (*way, wish) if n in made else way for n, way in ways.items()}
+    return ways
+
+
+def _useless(wish: Wish, names: Collection[str]) -> UsageError:
+    near = nearest(wish.value, names)
+    return UsageError(
+        "CKM250",
+        f"the model has nothing named '{wish.value}'",
+        where=wish.where,
+        why=f"Nearest: {', '.join(near)}." if near else "No entry is named like it.",
+        fix="Correct the new name; what shall go belongs into [drop] of a --map FILE.",
     )
+
+
+def _places(pattern: str) -> set[str]:
+    """The module that a pattern writes into, as far as it says so, and the one around it."""
+    literal = re.split(r"[*{]", pattern, maxsplit=1)[0]
+    module = literal.rpartition(".")[0]
+    return {module, module.rpartition(".")[0]} - {""}
+
+
+def _modules(names: Collection[str]) -> set[str]:
+    parts = (name.split(".") for name in names)
+    return {".".join(path[:n]) for path in parts for n in range(1, len(path))}
 
 
 def _fit(wish: Wish, names: Collection[str], *, both: bool = False) -> Wish:

@@ -64,13 +64,13 @@ def draft_revision(session: Session, message: str, release: str | None, options:
     case = _Case(session, project, history, options, message, release)
     # A message or a release that no script can have is refused before anybody is asked.
     render(message, revision="0" * 10, revises=None, release=release)
-    wishes = _wishes(options)
     sides = _sides(case)
+    wishes = fitted(_wishes(options), sides)
     if not any(differences(side.old.schema, side.old.ties, side) for side in sides):
         return _nothing_to_do(case, sides)
     with ExitStack() as files:
         contents = _contents(case, sides, files)
-        question = Question(sides, fitted(wishes, sides), _initialisers(case, sides), contents)
+        question = Question(sides, wishes, _initialisers(case, sides), contents)
         asked = _decided(case, question)
     if asked.choices is None:
         return _not_written(asked.draft)

@@ -73,3 +73,14 @@ def test_a_hint_is_taken_as_it_is() -> None:
     old, new = snapshot(linear("one", 3, 3)), snapshot(linear("a", 3, 3) | linear("b", 3, 3))
     found = draft(old, new, hints=Hints(renames=(("one.**", "b.**"),)))
     assert calls(found, "certain") == ['ck.rename("one.**", "b.**")']
+
+
+def test_what_somebody_renamed_is_never_dropped() -> None:
+    """A name of theirs that the model does not have is a question, whatever else is dropped."""
+    old = snapshot(linear("fc", 3, 3) | linear("aux", 7, 7))
+    new = snapshot(linear("head", 5, 9))
+    found = draft(old, new, hints=Hints(renames=(("fc.**", "head.fcc.**"),)))
+    drops = [p.sources for p in found.proposals if p.kind == "drop"]
+    assert drops == [("aux.weight", "aux.bias")]
+    todos = [p.call for p in found.proposals if p.kind == "todo"]
+    assert any("head.fcc.weight" in call for call in todos)

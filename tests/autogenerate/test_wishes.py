@@ -11,7 +11,12 @@ from ckmigrate.autogenerate.wishes import Wish, Wishes, fitted, parse_rename, re
 from ckmigrate.errors import UsageError
 from tests.autogenerate.drafts import side
 
-SIDES = [side({"body.0.w": (1,), "body.1.w": (1,), "fc": (2,)}, {"head": (2,), "gain": (1,)})]
+SIDES = [
+    side(
+        {"body.0.w": (1,), "body.1.w": (1,), "fc": (2,)},
+        {"enc.0.w": (1,), "enc.1.w": (1,), "head": (2,), "gain": (1,)},
+    )
+]
 
 
 def read(folder: Path, text: str) -> Wishes:
@@ -114,3 +119,40 @@ def test_a_bad_pattern_is_an_error_of_usage() -> None:
     with pytest.raises(UsageError) as caught:
         fitted(Wishes((parse_rename("{i=x"),)), SIDES)
     assert (caught.value.code, caught.value.where) == ("CKM250", "--rename '{i=x'")
+
+
+@pytest.mark.parametrize(
+    "text", ["fc=haed", "body=encoder", "body.{i}.w=boby.{i}.w", "body.1.w=gian"]
+)
+def test_a_rename_to_where_the_model_has_nothing_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        fitted(Wishes((parse_rename(text),)), SIDES)
+    assert (caught.value.code, caught.value.where) == ("CKM250", f"--rename {text!r}")
+    assert caught.value.what.startswith("the model has nothing named")
+    assert caught.value.why
+
+
+def test_the_nearest_names_of_the_model_are_told() -> None:
+    with pytest.raises(UsageError) as caught:
+        fitted(Wishes((parse_rename("fc=haed"),)), SIDES)
+    assert caught.value.why == "Nearest: head."
+
+
+@pytest.mark.parametrize("text", ["blocks=layers", "blocks.{i}.q.w=layers.{i}.first.w"])
+def test_parts_that_are_joined_later_may_go_where_the_whole_will_be(text: str) -> None:
+    parts = {f"blocks.{i}.{p}.w": (2, 2) for i in range(2) for p in "qkv"}
+    sides = [side(parts, {f"layers.{i}.qkv.w": (6, 2) for i in range(2)})]
+    assert fitted(Wishes((parse_rename(text),)), sides).renames
+
+
+def test_a_name_that_another_rename_or_drop_sets_free_may_be_given_again() -> None:
+    sides = [side({"a": (1,), "b": (1,), "c": (1,)}, {"b": (1,), "d": (1,)})]
+    renames = (parse_rename("b=d"), parse_rename("a=b"))
+    assert len(fitted(Wishes(renames), sides).renames) == 2
+    drops = (Wish("b", "gone", "m.toml"),)
+    assert fitted(Wishes((parse_rename("a=b"), parse_rename("c=d")), drops), sides).drops
+
+
+def test_one_model_of_several_is_enough_for_a_rename() -> None:
+    other = side({"fc": (2,)}, {"fc": (2,)}, "other")
+    assert fitted(Wishes((parse_rename("fc=head"),)), [other, *SIDES]).renames
