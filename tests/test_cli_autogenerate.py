@@ -59,6 +59,20 @@ def test_without_a_terminal_what_is_not_certain_becomes_a_todo(inside: Inside) -
     assert "gain" in text
 
 
+def test_the_closing_line_counts_what_is_listed_and_comments_can_become_calls(
+    inside: Inside,
+) -> None:
+    added = "self.one = nn.Linear(4, 4)\n        self.two = nn.LayerNorm(4)\n        self.scale ="
+    inside.model(MODEL.replace("self.scale =", added).replace("nn.Linear(4, 3)", "nn.Linear(4, 7)"))
+    ran = inside.draft()
+    listed = sum(line.startswith("  todo: ") for line in ran.out.splitlines())
+    assert listed > 1
+    assert f"not finished: {listed} todos to replace" in ran.out
+    text = inside.drafted.read_text()
+    assert "# ck.init(" in text
+    assert "from ckmigrate import init\n" in text
+
+
 @pytest.mark.parametrize("flags", [["--no-input"], ["--accept", "certain"], ["-q"], ["--json"]])
 def test_flags_that_ask_nobody_do_the_same(inside: Inside, flags: list[str]) -> None:
     inside.model(UNSURE)

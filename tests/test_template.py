@@ -96,6 +96,13 @@ def test_a_body_that_imports_for_itself_is_left_alone() -> None:
     assert text.count("import") == 1
 
 
+def test_names_that_calls_in_comments_use_are_imported_too() -> None:
+    body = 'ck.todo("b")\n# ck.init("b", shape=(1,), value=init.ones())\n'
+    offered = 'ck.init("b", shape=(1,), value=init.ones())'
+    text = render("x", revision="7c1e9a04f2", revises=None, body=body, offered=offered)
+    assert "from ckmigrate import init\n\nrevision" in text
+
+
 def test_a_rendered_script_loads() -> None:
     body = "return ck"
     script = reread(render("x", revision="7c1e9a04f2", revises=None, body=body))

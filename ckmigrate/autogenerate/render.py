@@ -19,7 +19,7 @@ from ckmigrate.autogenerate.settle import Settled
 from ckmigrate.autogenerate.words import moved_text
 from ckmigrate.report.escape import printable, shortened
 
-__all__ = ["count_todos", "format_call", "render_body"]
+__all__ = ["count_todos", "format_call", "offered_calls", "render_body"]
 
 WIDTH = 96
 """Of the body, which is indented by four in the script."""
@@ -49,6 +49,12 @@ def count_todos(settled: Settled) -> int:
     groups = [choices for choices in _grouped(settled.choices) if choices[0].chosen is None]
     bare = [choices for choices in groups if todo_text(choices[0].proposal) is not None]
     return len(groups) - len(bare) + sum(map(len, bare)) + bool(settled.left)
+
+
+def offered_calls(settled: Settled) -> str:
+    """The calls that stand in the body as comments; what they use must be there to use."""
+    ways = [way for c in settled.open for way in (c.proposal, *c.proposal.alternatives)]
+    return "\n".join(format_call(way.call) for way in ways if can_run(way))
 
 
 def format_call(call: str, width: int = WIDTH) -> str:

@@ -17,7 +17,7 @@ from ckmigrate.autogenerate.decide import QUESTIONERS, Choice, todo_text
 from ckmigrate.autogenerate.initialisers import Initialisers, read_initialisers
 from ckmigrate.autogenerate.make import Question, make_draft
 from ckmigrate.autogenerate.proposal import Draft, Proposal
-from ckmigrate.autogenerate.render import count_todos, format_call, render_body
+from ckmigrate.autogenerate.render import count_todos, format_call, offered_calls, render_body
 from ckmigrate.autogenerate.settle import Settled, Side, differences, prove, settle
 from ckmigrate.autogenerate.sides import head_snapshot, make_side
 from ckmigrate.autogenerate.wishes import Wishes, fitted, parse_rename, read_map
@@ -160,7 +160,14 @@ def _decided(case: _Case, question: Question) -> Asked:
 def _written(case: _Case, settled: Settled, sides: Sequence[Side]) -> Answer:
     history, parent = case.history, case.history.require_single_head()
     revision, body = new_revision_id(), render_body(settled)
-    text = render(case.message, revision=revision, revises=parent, release=case.release, body=body)
+    text = render(
+        case.message,
+        revision=revision,
+        revises=parent,
+        release=case.release,
+        body=body,
+        offered=offered_calls(settled),
+    )
     path = case.project.migrations / next_file_name(history, case.message)
     if settled.is_complete:
         prove(text, path, revision, sides, case.params)
@@ -176,9 +183,7 @@ def _written(case: _Case, settled: Settled, sides: Sequence[Side]) -> Answer:
     head = f"wrote {_shown(path)}: revision {revision}, builds on {builds_on}"
     lines = [head, *_lines(settled)]
     if not settled.is_complete:
-        lines.append(
-            f"not finished: {counted(count_todos(settled), 'todo')} to replace in {path.name}"
-        )
+        lines.append(f"not finished: {_to_replace(settled)} in {path.name}")
     return Answer(data, "\n".join(lines), 0 if settled.is_complete else 1)
 
 
@@ -205,6 +210,13 @@ def _lines(settled: Settled) -> Iterator[str]:
             yield f"  todo: {_open_text(choice)}"
     for line in settled.left:
         yield f"  todo: {printable(line)}"
+
+
+def _to_replace(settled: Settled) -> str:
+    """As many todos as are listed; in the script, those of one kind and reason share a call."""
+    listed, calls = len(settled.open) + len(settled.left), count_todos(settled)
+    shared = f", which share {counted(calls, 'ck.todo')}" if calls < listed else ""
+    return f"{counted(listed, 'todo')} to replace{shared}"
 
 
 def _open_text(choice: Choice) -> str:

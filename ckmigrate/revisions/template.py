@@ -39,11 +39,13 @@ def render(
     revises: str | tuple[str, ...] | None,
     release: str | None = None,
     body: str | None = None,
+    offered: str = "",
 ) -> str:
     """A formatted script, ending in a newline.
 
     `body` is the text of `upgrade(ck)`, not indented; names of the public package that it uses are
-    imported. None, or nothing but blanks, gives the placeholder. Raises UsageError CKM209 for a
+    imported, and so are those of `offered`, the calls that stand in it as comments. None, or
+    nothing but blanks, gives the placeholder. Raises UsageError CKM209 for a
     message without a visible character and for a release that is not a version number.
     """
     if not first_line(message):
@@ -56,7 +58,9 @@ def render(
     literals = [f"revision = {_quoted(revision)}", f"revises = {_parents(revises)}"]
     if release is not None:
         literals.append(f"release = {_quoted(release)}")
-    imports = f"from ckmigrate import {', '.join(used)}\n\n" if (used := _used(body)) else ""
+    imports = (
+        f"from ckmigrate import {', '.join(used)}\n\n" if (used := _used(body, offered)) else ""
+    )
     head = "\n".join((docstring(message), "", imports + "\n".join(literals), f"api = {API}"))
     return f"{head}\n\n\ndef upgrade(ck):\n{textwrap.indent(body.rstrip(), '    ')}\n"
 
@@ -111,9 +115,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def _used(body: str) -> tuple[str, ...]:
-    """The public names that the body uses without importing them itself."""
-    nodes = list(ast.walk(ast.parse(textwrap.dedent(body))))
+def _used(body: str, offered: str) -> tuple[str, ...]:
+    """The public names that the body uses, or may come to use, without importing them itself."""
+    texts = (body, offered)
+    nodes = [node for text in texts for node in ast.walk(ast.parse(textwrap.dedent(text)))]
     loaded = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     own = {
         alias.asname or alias.name
