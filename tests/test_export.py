@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ckmigrate.compile import State, Trace, TracedScript, start, trace
 from ckmigrate.errors import MigrationError
 from ckmigrate.execute.commit import Destination
+from ckmigrate.export import runtime
 from ckmigrate.export.loops import Line, looped
 from ckmigrate.export.program import program
 from ckmigrate.migrate import Request, carry_out, prepare
@@ -23,6 +24,7 @@ from ckmigrate.project import find_project
 from ckmigrate.revisions.graph import read_history
 from ckmigrate.revisions.script import Script as Read
 from ckmigrate.spec import DType, TensorSpec
+from ckmigrate.training.layouts import KNOWN_KEYS
 from tests.cli_project import Toy
 from tests.laws.chains import Case, cases, checkpoint, evaluated, run
 from tests.naive import pack
@@ -186,6 +188,63 @@ def test_a_state_dict_inside_a_training_checkpoint_is_found(tmp_path: Path) -> N
     old = zoo.save({"model": STATE, "epoch": 3})
     assert convert(exported(zoo, STATE), old, tmp_path / "new.pt").returncode == 0
     assert "b" in load(tmp_path / "new.pt")
+
+
+def training_checkpoint(**more: object) -> dict[str, object]:
+    """The state of an AdamW for STATE that has made a step, and more beside it."""
+    weights = {name: torch.nn.Parameter(value.clone()) for name, value in STATE.items()}
+    optimizer = torch.optim.AdamW(weights.values())
+    for weight in weights.values():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    return {"optimizer": optimizer.state_dict(), **more}
+
+
+def test_weights_beside_the_state_of_an_optimizer_are_found(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo", "ck.rename('head.b', 'b')", base=STATE)
+    old = zoo.save(training_checkpoint(epoch=3, net=STATE))
+    done = convert(exported(zoo, STATE), old, tmp_path / "new.pt")
+    assert done.returncode == 0, done.stderr
+    wanted = {"b" if name == "head.b" else name: value for name, value in STATE.items()}
+    assert same(load(tmp_path / "new.pt"), wanted)
+
+
+def test_weights_under_a_usual_key_go_before_an_average_of_them(tmp_path: Path) -> None:
+    assert runtime.USUAL_KEYS == KNOWN_KEYS
+    zoo = Zoo(tmp_path / "zoo", "ck.rename('head.b', 'b')", base=STATE)
+    average = {name: value + 1 for name, value in STATE.items()}
+    old = zoo.save(training_checkpoint(ema=average, module=STATE))
+    done = convert(exported(zoo, STATE), old, tmp_path / "new.pt")
+    assert done.returncode == 0, done.stderr
+    assert same({"b": load(tmp_path / "new.pt")["b"]}, {"b": STATE["head.b"]})
+
+
+@pytest.mark.parametrize(
+    ("average", "weights"), [("ema", "student"), ("model", "state_dict")], ids=["own", "usual"]
+)
+def test_two_state_dicts_that_could_be_meant_are_refused(
+    tmp_path: Path, average: str, weights: str
+) -> None:
+    zoo = Zoo(tmp_path / "zoo", "ck.rename('head.b', 'b')", base=STATE)
+    other = {name: value + 1 for name, value in STATE.items()}
+    old = zoo.save(training_checkpoint(**{average: other, weights: STATE}))
+    done = convert(exported(zoo, STATE), old, tmp_path / "new.pt")
+    assert done.returncode == 1
+    assert "several" in done.stderr
+    assert f"\n  ['{average}']\n  ['{weights}']\n" in done.stderr
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_where_no_state_dict_fits_the_nearest_is_compared(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo", "ck.rename('head.b', 'b')", base=STATE)
+    changed = {**STATE, "more": torch.ones(1)}
+    del changed["scale"]
+    old = zoo.save(training_checkpoint(model=changed))
+    done = convert(exported(zoo, STATE), old, tmp_path / "new.pt")
+    assert done.returncode == 1
+    assert "['optimizer']['state'][0]" in done.stderr
+    assert "nearest is ['model']:\n  scale is missing\n  more is unknown\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ WIDTHS = {
     for code in TORCH_NAMES
 }
 
+USUAL_KEYS = ("state_dict", "model", "model_state_dict", "module")
+
 
 class Spec(NamedTuple):
     """Dtype and shape of a tensor."""
@@ -202,7 +204,8 @@ def require_equal(claim: str, left: Any, right: Any) -> None:
 
 def read(path: Path, wanted: dict[str, Spec]) -> dict[str, Any]:
     """The tensors of a file, which must be exactly the wanted ones."""
-    specs, tensors = (_read_safetensors if path.suffix == ".safetensors" else _read_torch)(path)
+    is_safetensors = path.suffix == ".safetensors"
+    specs, tensors = _read_safetensors(path) if is_safetensors else _read_torch(path, wanted)
     missing = [name for name in wanted if name not in specs]
     extra = [name for name in specs if name not in wanted]
     other = [
@@ -237,34 +240,72 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Spec], dict[str, Any]]:
     return specs, tensors
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Spec], dict[str, Any]]:
+def _read_torch(path: Path, wanted: dict[str, Spec]) -> tuple[dict[str, Spec], dict[str, Any]]:
     import torch
 
     content = torch.load(path, map_location="cpu", weights_only=True)
-    state = _state_dict(content, torch.Tensor)
-    if state is None:
-        fail(f"{path} holds no state dict")
+    state = _state_dict(path, content, torch.Tensor, wanted)
     codes = {text: code for code, text in TORCH_NAMES.items()}
     specs, tensors = {}, {}
-    for name, value in (state or {}).items():
+    for name, value in state.items():
         code = codes.get(str(value.dtype).removeprefix("torch."), str(value.dtype))
         specs[name] = spec = Spec(code, tuple(value.shape))
         tensors[name] = from_torch(value, spec) if code in WIDTHS else None
     return specs, tensors
 
 
-def _state_dict(content: Any, kind: type) -> dict[str, Any] | None:
-    """The one dict of tensors in a checkpoint, at the top or anywhere below it."""
-    found: list[dict[str, Any]] = []
-    waiting = [content]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict) and node:
-            if all(isinstance(value, kind) for value in node.values()):
-                found.append(node)
-            else:
-                waiting.extend(node.values())
-    return found[0] if len(found) == 1 else None
+def _state_dict(path: Path, content: Any, kind: type, wanted: dict[str, Spec]) -> dict[str, Any]:
+    """The one dict of tensors with the wanted names, at the top or anywhere below it.
+
+    Of several, such as the weights and an average of them, the only one under a usual key.
+    """
+    dicts = _tensor_dicts(content, kind)
+    fitting = {place: found for place, found in dicts.items() if found.keys() == wanted.keys()}
+    usual = [(key,) for key in USUAL_KEYS if (key,) in fitting]
+    choices = usual or list(fitting)
+    if len(choices) == 1:
+        return fitting[choices[0]]
+    if fitting:
+        fail(f"{path} holds several state dicts of these names:\n  {_places(list(fitting))}")
+    fail(f"{path} holds no state dict that this program converts{_nearest(dicts, wanted)}")
+    return {}
+
+
+def _tensor_dicts(content: Any, kind: type) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Every dict of nothing but tensors, by the keys that lead to it, the nearest to the top
+    first."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
+    seen: set[int] = set()
+    for place, node in waiting:
+        if not isinstance(node, dict) or not node or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if all(isinstance(value, kind) for value in node.values()):
+            found[place] = node
+        else:
+            waiting.extend(((*place, key), value) for key, value in node.items())
+    return found
+
+
+def _places(places: list[tuple[Any, ...]]) -> str:
+    texts = ["".join(f"[{key!r}]" for key in place) or "the top level" for place in places]
+    more = [f"and {len(texts) - 10} more"] if len(texts) > 10 else []
+    return "\n  ".join(texts[:10] + more)
+
+
+def _nearest(dicts: dict[tuple[Any, ...], dict[str, Any]], wanted: dict[str, Spec]) -> str:
+    """Which dicts of tensors there are, and how the nearest of them differs."""
+    if not dicts:
+        return ": no dict in it holds tensors only"
+    near = min(dicts, key=lambda place: len(dicts[place].keys() ^ wanted.keys()))
+    lines = [f"{name} is missing" for name in wanted if name not in dicts[near]]
+    lines += [f"{name} is unknown" for name in dicts[near] if name not in wanted]
+    shown = "\n  ".join(lines[:20])
+    return (
+        f"; dicts of tensors in it:\n  {_places(list(dicts))}\n"
+        f"the nearest is {_places([near])}:\n  {shown}"
+    )
 
 
 def write(
