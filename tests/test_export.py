@@ -247,6 +247,19 @@ def test_where_no_state_dict_fits_the_nearest_is_compared(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_a_path_that_is_wrong_is_the_one_that_is_named(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo", "ck.rename('head.b', 'b')", base=STATE)
+    text, old = exported(zoo, STATE), zoo.save(STATE)
+    absent = convert(text, tmp_path / "nope.pt", tmp_path / "new.pt").stderr
+    assert absent == f"error: {tmp_path / 'nope.pt'} is not there\n"
+    folder = convert(text, tmp_path, tmp_path / "new.pt").stderr
+    assert folder == f"error: {tmp_path} is not a file\n"
+    (tmp_path / "run.py").write_text(text)
+    command = [sys.executable, "-I", "run.py", str(old), "none/new.pt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stderr == "error: none is no folder, and new.pt would go there\n"
+
+
 @pytest.mark.parametrize(
     ("body", "after", "word"),
     [

@@ -375,8 +375,10 @@ def main(
     old_path, new_path = paths
     if new_path.exists():
         fail(f"{new_path} exists already")
-    if not old_path.is_file() or not new_path.parent.is_dir():
-        fail(f"{old_path} is no file, or {new_path.parent} is no folder")
+    if not old_path.is_file():
+        fail(f"{old_path} is {'not a file' if old_path.exists() else 'not there'}")
+    if not new_path.parent.is_dir():
+        fail(f"{new_path.parent} is no folder, and {new_path.name} would go there")
     old, specs = read(old_path, expand(old_lines)), expand(new_lines)
     new = convert(old)
     for name, spec in specs.items():
