@@ -54,7 +54,7 @@ TORCH_NAMES = {
     "C128": "complex128",
 }
 WIDTHS = {
-    code: 1 if code == "BOOL" or "8" in code.split("_")[0] else int(code.lstrip("BFIUC")) // 8
+    code: 1 if code == "BOOL" else int(code.split("_")[0].lstrip("BFIUC")) // 8
     for code in TORCH_NAMES
 }
 
