@@ -6,8 +6,10 @@ scripts are replayed on every base snapshot before anything is said to be possib
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from ckmigrate.errors import CkmigrateError, HistoryError, UsageError
@@ -229,7 +231,7 @@ def _conflict(project: Project) -> Conflict | None:
 
 def require_replayed(rebase: Rebase, known: Mapping[str, Replay]) -> tuple[str, ...]:
     """Remarks on what the snapshots cannot tell; HistoryError CKM332 with every script and line
-    that does not work any more behind the other branch."""
+    that does not work any more behind the other branch, as its file is named now."""
     failures: list[str] = []
     remarks: list[str] = []
     for name, replay in known.items():
@@ -239,7 +241,7 @@ def require_replayed(rebase: Rebase, known: Mapping[str, Replay]) -> tuple[str, 
                 label = replay.history.label(revision)
                 remarks.append(f"not tried from {label} on, on snapshot '{name}': {error.what}")
             else:
-                failures += _told(error, name)
+                failures += (_on_disk(rebase, line) for line in _told(error, name))
     if failures:
         raise HistoryError(
             "CKM332",
@@ -250,6 +252,27 @@ def require_replayed(rebase: Rebase, known: Mapping[str, Replay]) -> tuple[str, 
             "what changed: ckmigrate show REV), then run this again.",
         )
     return tuple(remarks)
+
+
+def _on_disk(rebase: Rebase, text: str) -> str:
+    """A text about moved scripts, with the names and lines of their files as they are now."""
+    by_name = {each.new.path.name: each for each in rebase.moved}
+
+    def told(found: re.Match[str]) -> str:
+        each = by_name[found[1]]
+        place = f", line {_line_before(each, int(found[2]))}" if found[2] else ""
+        return each.old.path.name + place
+
+    names = "|".join(map(re.escape, by_name))
+    return re.sub(rf"(?<![\w.-])({names})(?:, line ([0-9]+))?", told, text) if names else text
+
+
+def _line_before(each: Moved, line: int) -> int:
+    """Where a line of the moved script stands in the script as it is."""
+    old, new = each.old.source.splitlines(), each.new.source.splitlines()
+    blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+    found = (b.a + line - b.b for b in blocks if b.b < line <= b.b + b.size)
+    return next(found, line)
 
 
 def _onto(rebase: Rebase) -> str:
