@@ -48,6 +48,15 @@ class Identity:
     def is_tagged(self) -> bool:
         return self.tag is not None and self.evidence == "tag"
 
+    @property
+    def contradicts_tag(self) -> bool:
+        """Whether `--from` says another revision than the tag."""
+        return (
+            self.tag is not None
+            and self.evidence == "--from"
+            and self.tag.revision != self.revision
+        )
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -210,10 +219,10 @@ def _rebased(history: History, old: str, now: Script, who: str, written: str) ->
         details=tuple(details),
         why=f"{written}. The scripts ran on it in another order than they do now, so that it is at "
         "no revision of this history.",
-        fix=f"Upgrade a copy that is still at {there}; or undo the branch with the version of the "
-        f"project that had it: there, `ckmigrate downgrade --to {there.split()[0]}`, and upgrade "
-        "here. --from REV overrides. Where more such checkpoints are out, undo the rebase and "
-        "join the branches: ckmigrate merge.",
+        fix=f"Upgrade a copy that is still at {there}. Or undo the branch on this one: check out "
+        "the version of the project before the rebase, there run `ckmigrate downgrade --to "
+        f"{there.split()[0]}`, and upgrade the result here. Where more such checkpoints are out, "
+        "undo the rebase and join the branches instead: ckmigrate merge.",
     )
 
 

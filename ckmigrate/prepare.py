@@ -6,13 +6,14 @@ What `prepare` returns is what `plan` prints and what `ckmigrate.migrate.carry_o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ckmigrate.compile import State, Trace, TracedScript, start, trace, trace_back
-from ckmigrate.errors import MigrationError, VerificationError
+from ckmigrate.errors import CkmigrateError, MigrationError, VerificationError
 from ckmigrate.execute.evaluate import chunks, peak_cost
 from ckmigrate.expr import sources
 from ckmigrate.identify import Identity, Replay
@@ -115,12 +116,15 @@ def prepare(
     identity = identify_opened(opened, project, history, request, known=known)
     wanted = resolve(history, request.to, current=identity.revision)
     case = _Case(project, history, request, opened, identity, wanted, known, find)
-    done = _trace_up(case) if direction == "up" else _trace_down(case)
+    with _contradiction_told(case):
+        done = _trace_up(case) if direction == "up" else _trace_down(case)
     goal = _goal(case)
+    with _contradiction_told(case):
+        fit_remarks = _require_fit(case, done, goal)
     remarks = remarks_on(opened.stored, identity, history, known)
     remarks += tuple(remarks_on_conditions(done))
     remarks += tuple(remarks_on_losses(done)) if direction == "down" else ()
-    remarks += goal.remarks + _require_fit(case, done, goal)
+    remarks += goal.remarks + fit_remarks
     plan = make_plan(
         done,
         is_plain=opened.is_plain,
@@ -168,6 +172,21 @@ class _Case:
     def start(self) -> State:
         opened = self.opened
         return start(opened.schema, ties=opened.layout.ties, meta=opened.meta)
+
+
+@contextmanager
+def _contradiction_told(case: _Case) -> Iterator[None]:
+    """What fails after `--from` contradicted the tag fails most likely because of that."""
+    try:
+        yield
+    except CkmigrateError as error:
+        tag, history = case.identity.tag, case.history
+        if tag is not None and case.identity.contradicts_tag:
+            written = f"{tag.name} ({tag.revision})" if tag.revision else "base"
+            said = history.label(case.identity.revision)
+            line = f"--from {said} contradicts the tag of the checkpoint, which says {written}"
+            error.details = (line, *error.details)
+        raise
 
 
 def _trace_up(case: _Case) -> Trace:

@@ -91,8 +91,12 @@ def test_a_rebase_puts_a_branch_behind_the_other(forked: Toy) -> None:
     assert (refused.code, "error[CKM416]" in refused.err) == (4, True)
     assert f"it did not go through {LEFT} (0004_left.py)" in refused.err
     assert f"downgrade --to {IDS[2]}" in refused.err
-    assert "--from REV" in refused.err
+    assert "--from" not in refused.err
     assert forked.run("current", tagged, "--from", "head").code in (0, 2)
+    forced = forked.run("upgrade", tagged, "-o", "x.safetensors", "--from", LEFT, "--no-model")
+    assert forced.code == 5
+    told = f"  - --from {LEFT} (0004_left.py) contradicts the tag of the checkpoint, which says"
+    assert f"{told} more ({MORE})" in forced.err
     shown = forked.run("show", "head")
     assert f"formerly:   {MORE}" in shown.out
 
