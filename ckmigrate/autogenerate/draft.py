@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from ckmigrate.autogenerate.board import Board
 from ckmigrate.autogenerate.displaced import propose_displaced
+from ckmigrate.autogenerate.doubt import spread_doubt
 from ckmigrate.autogenerate.fresh import propose_drops, propose_new
 from ckmigrate.autogenerate.fresh_text import Fresh
 from ckmigrate.autogenerate.layers import propose_layers
@@ -80,4 +81,4 @@ def draft(
     propose_new(board, fresh, gone)
     propose_ties(board)
     propose_todos(board, fresh)
-    return Draft(tuple(board.proposals))
+    return Draft(tuple(spread_doubt(board.proposals, old.schema, new.schema)))
