@@ -1,4 +1,8 @@
-"""Doubt that spreads: where an element was put into a list cannot be told from a part of it."""
+"""Doubt that spreads.
+
+Where an element was put into a list cannot be told from a part of it. A module that shares a tensor
+with another one, or has as many elements as its neighbour, may have begun as its copy.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ckmigrate.autogenerate.proposal import Proposal
+from ckmigrate.spec import TensorSpec
 
 __all__ = ["spread_doubt"]
 
+_SECOND = ("tie", "copy")
+
 
 def spread_doubt(
-    proposals: Sequence[Proposal], old: Iterable[str], new: Iterable[str]
+    proposals: Sequence[Proposal], old: Mapping[str, TensorSpec], new: Mapping[str, TensorSpec]
 ) -> Iterator[Proposal]:
     """The proposals; what is certainly new, or gone, in an element of a list of which nothing is
-    kept for certain is a guess, once anything in that element is one.
+    kept for certain is a guess, once anything in that element is one. So is what is new in a module
+    of which something is another module's, or beside one of as many elements by the same names.
 
-    old and new are the names before and after: `blocks.2.fc.weight` is in element `blocks.2`.
+    old and new are the entries before and after: `blocks.2.fc.weight` is in element `blocks.2`.
     """
     takes = {name: item for item in proposals for name in item.sources}
     gives = {name: item for item in proposals for name in item.targets}
     is_open = _open(old, takes, "drop") | _open(new, gives, "init")
+    shared = {_module(n) for p in proposals if p.kind in _SECOND for n in p.targets}
+    shared |= _twins(old, new)
     for item in proposals:
         names = {"init": item.targets, "drop": item.sources}.get(item.kind, ())
         doubted = any(element in is_open for name in names for element in _elements(name))
+        doubted |= item.kind == "init" and any(_module(name) in shared for name in names)
         is_spread = doubted and item.certainty == "certain"
         yield replace(item, certainty="guess") if is_spread else item
 
@@ -47,3 +58,23 @@ def _elements(name: str) -> Iterator[str]:
     for end, part in enumerate(parts, start=1):
         if part.isdecimal() and end < len(parts):
             yield ".".join(parts[:end])
+
+
+def _twins(old: Mapping[str, TensorSpec], new: Mapping[str, TensorSpec]) -> set[str]:
+    """Modules with a neighbour, before or after, whose entries have as many elements; vectors alone
+    are alike too often."""
+    alike: dict[object, set[str]] = {}
+    for schema in (old, new):
+        sizes: dict[str, dict[str, int]] = {}
+        large = {_module(name) for name, spec in schema.items() if spec.ndim > 1}
+        for name, spec in schema.items():
+            module, _, leaf = name.rpartition(".")
+            sizes.setdefault(module, {})[leaf] = spec.numel
+        for module, leaves in ((name, sizes[name]) for name in sizes if name in large):
+            key = (_module(module), frozenset(leaves.items()))
+            alike.setdefault(key, set()).add(module)
+    return {module for modules in alike.values() if len(modules) > 1 for module in modules}
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
