@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.apply import _record, _Run
@@ -18,6 +19,7 @@ from ckmigrate.execute.patch import Patch
 from ckmigrate.execute.undo import pending_path, settle
 from ckmigrate.patch import make_patch
 from tests.fast import change, refusal, snapshot, take_back
+from tests.mounts import mounted
 from tests.projects import Zoo, load, same
 
 BLOCK = 4096
@@ -31,39 +33,38 @@ def state() -> dict[str, torch.Tensor]:
     return {"a": torch.randn(3), "b": torch.randn(300, 200), "c": torch.arange(50_001)}
 
 
+def save(zoo: Zoo, content: dict[str, torch.Tensor], name: str) -> Path:
+    """A file whose header has no room at all."""
+    path = zoo.folder / name
+    save_file(content, path)
+    return path
+
+
 @pytest.fixture(params=SYSTEMS)
-def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A folder on a file system of its own."""
     kind = str(request.param)
     place = tmp_path / "mount"
-    place.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
     if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "none", str(place)]
-    else:
-        if shutil.which(f"mkfs.{kind}") is None:
-            pytest.skip(f"there is no mkfs.{kind}")
-        image = tmp_path / "image"
-        image.write_bytes(b"")
-        os.truncate(image, 320 << 20)
-        subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
-        command = ["mount", "-o", "loop", str(image), str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount {kind}: {done.stderr.strip()}")
-    try:
+        with mounted(place, "-t", "tmpfs", "none"):
+            yield kind, place
+        return
+    if shutil.which(f"mkfs.{kind}") is None:
+        pytest.skip(f"there is no mkfs.{kind}")
+    image = tmp_path / "image"
+    image.write_bytes(b"")
+    os.truncate(image, 320 << 20)
+    subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
+    with mounted(place, "-o", "loop", image):
         yield kind, place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_header_grows_where_the_file_system_can_and_is_refused_where_not(
-    mounted: tuple[str, Path],
+    disk: tuple[str, Path],
 ) -> None:
-    kind, place = mounted
+    kind, place = disk
     zoo = Zoo(place / "zoo", SCRIPT)
-    old = zoo.save(state(), "old.safetensors")
+    old = save(zoo, state(), "old.safetensors")
     before = snapshot(zoo.folder)
     if not SYSTEMS[kind]:
         error = refusal(zoo, old)
@@ -78,8 +79,8 @@ def test_a_header_grows_where_the_file_system_can_and_is_refused_where_not(
     assert snapshot(zoo.folder) == before
 
 
-def test_room_that_is_there_and_torch_files_need_no_insertion(mounted: tuple[str, Path]) -> None:
-    _, place = mounted
+def test_room_that_is_there_and_torch_files_need_no_insertion(disk: tuple[str, Path]) -> None:
+    _, place = disk
     zoo = Zoo(place / "zoo", "ck.rename('a', 'x')", "ck.rename('x', 'y')")
     ours = zoo.upgrade(zoo.save(state(), "first.safetensors"), "ours.safetensors", to="1")
     for path in (ours, zoo.save(state(), "old.pt")):
@@ -101,13 +102,13 @@ def started(zoo: Zoo, path: Path) -> Patch:
 
 @pytest.mark.parametrize("fill", [False, True])
 def test_a_gap_that_a_power_cut_left_further_back_is_closed(
-    mounted: tuple[str, Path], fill: bool
+    disk: tuple[str, Path], fill: bool
 ) -> None:
-    kind, place = mounted
+    kind, place = disk
     if not SYSTEMS[kind]:
         pytest.skip(f"{kind} cannot insert")
     zoo = Zoo(place / "zoo", SCRIPT)
-    old = zoo.save(state(), "old.safetensors")
+    old = save(zoo, state(), "old.safetensors")
     pristine, last = old.read_bytes(), old.stat().st_size // BLOCK
     for at in (0, 1, 2, last // 2, last - 1, last):
         patch = started(zoo, old)
@@ -124,13 +125,13 @@ def test_a_gap_that_a_power_cut_left_further_back_is_closed(
 
 
 def test_a_file_that_only_grew_before_the_power_cut_is_cut_off_again(
-    mounted: tuple[str, Path],
+    disk: tuple[str, Path],
 ) -> None:
-    kind, place = mounted
+    kind, place = disk
     if not SYSTEMS[kind]:
         pytest.skip(f"{kind} cannot insert")
     zoo = Zoo(place / "zoo", SCRIPT)
-    old = zoo.save(state(), "old.safetensors")
+    old = save(zoo, state(), "old.safetensors")
     pristine = old.read_bytes()
     patch = started(zoo, old)
     os.truncate(old, len(pristine) + patch.files[0].insert)
@@ -138,12 +139,12 @@ def test_a_file_that_only_grew_before_the_power_cut_is_cut_off_again(
     assert old.read_bytes() == pristine
 
 
-def test_a_collapse_that_was_cut_off_is_finished(mounted: tuple[str, Path]) -> None:
-    kind, place = mounted
+def test_a_collapse_that_was_cut_off_is_finished(disk: tuple[str, Path]) -> None:
+    kind, place = disk
     if not SYSTEMS[kind]:
         pytest.skip(f"{kind} cannot insert")
     zoo = Zoo(place / "zoo", SCRIPT)
-    old = zoo.save(state(), "old.safetensors")
+    old = save(zoo, state(), "old.safetensors")
     pristine = old.read_bytes()
     for at in (1, 3, 10):
         patch = started(zoo, old)
@@ -159,10 +160,10 @@ def test_a_collapse_that_was_cut_off_is_finished(mounted: tuple[str, Path]) -> N
         assert old.read_bytes() == pristine, at
 
 
-def test_a_file_with_holes_is_not_given_another(mounted: tuple[str, Path]) -> None:
-    kind, place = mounted
+def test_a_file_with_holes_is_not_given_another(disk: tuple[str, Path]) -> None:
+    kind, place = disk
     zoo = Zoo(place / "zoo", SCRIPT)
-    old = zoo.save({**state(), "b": torch.zeros(300, 200)}, "old.safetensors")
+    old = save(zoo, {**state(), "b": torch.zeros(300, 200)}, "old.safetensors")
     raw = old.read_bytes()
     with old.open("wb") as file:
         for start in range(0, len(raw), BLOCK):

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckmigrate.execute import syscalls
+from tests.mounts import mounted
 from tests.projects import Zoo, load, same
 from tests.shards import content
 from tests.shards import folder as save_folder
@@ -43,22 +44,16 @@ def disk(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     make: Sequence[str] = MAKE[request.param]
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts file systems")
     if shutil.which(make[0]) is None:
         pytest.skip(f"{make[0]} is not installed")
     folder = tmp_path_factory.mktemp(request.param)
-    image, mounted = folder / "image", folder / "disk"
-    mounted.mkdir()
+    image = folder / "image"
     with image.open("wb") as file:
         file.truncate(512 << 20)
     run(*make, image)
-    run("mount", "-o", "loop", image, mounted)
-    try:
-        yield mounted
-    finally:
-        subprocess.run(["umount", mounted], check=True)
-        image.unlink()
+    with mounted(folder / "disk", "-o", "loop", image) as place:
+        yield place
+    image.unlink()
 
 
 @pytest.fixture
