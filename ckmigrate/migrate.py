@@ -25,7 +25,6 @@ from ckmigrate.output import (
     format_of,
     make_output,
 )
-from ckmigrate.output_dcp import make_dcp
 from ckmigrate.output_folder import make_folder
 from ckmigrate.prepare import Direction, Prepared, find_target, finding_once, prepare
 from ckmigrate.training.layouts import Layout, find_weights
@@ -166,6 +165,8 @@ def build_output(
     gone = dropped_state(layout, request)
     tag = prepared.tag.to_json()
     if folder and folder_format(stored, request.to_format, request.max_shard_size) == "dcp":
+        from ckmigrate.output_dcp import make_dcp  # one format of several
+
         return make_dcp(
             prepared.plan,
             stored,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 from ckmigrate.spec import DType
@@ -127,6 +126,8 @@ def _magnitude(value: float, form: _Small) -> int:
         return overflow
     if value == 0:
         return 0
+    from fractions import Fraction  # slow to import, and needed by fills of small floats only
+
     exponent = max(math.frexp(value)[1] - 1, 1 - form.bias)
     scaled = Fraction(value) / Fraction(2) ** (exponent - form.mantissa)
     code = round(scaled) + (exponent + form.bias - 1 << form.mantissa)

@@ -15,7 +15,8 @@ def uncollected() -> Iterator[None]:
 
     A chain of scripts over a large checkpoint makes millions of objects that all stay until the
     plan is carried out. Every full collection visits each of them again and frees nothing: that was
-    a third of the time of planning. What is not part of a cycle is freed at once as ever.
+    a third of the time of planning, and a twentieth of the time of starting. What is not part of a
+    cycle is freed at once as ever.
     """
     was_enabled = gc.isenabled()
     gc.disable()

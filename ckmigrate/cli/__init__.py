@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,15 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Without arguments, those of the process."""
-    from ckmigrate.cli.run import run
+    from ckmigrate.uncollected import uncollected
 
-    return run(tuple(sys.argv[1:] if arguments is None else arguments))
+    with uncollected():
+        from ckmigrate.cli.run import run
+
+    if arguments is not None:
+        return run(tuple(arguments))
+    code = run(tuple(sys.argv[1:]))
+    # Python's last collection visits every module and frees what the kernel frees anyway: a tenth
+    # of the time of a short command.
+    gc.freeze()
+    return code

@@ -14,6 +14,7 @@ import click
 
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import UsageError
+from ckmigrate.uncollected import uncollected
 
 __all__ = ["VERBS", "Verb", "app", "pass_session"]
 
@@ -127,7 +128,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = import_module(f"ckmigrate.cli.{cmd_name}").command
+        with uncollected():
+            command: click.Command = import_module(f"ckmigrate.cli.{cmd_name}").command
         return command
 
     def resolve_command(

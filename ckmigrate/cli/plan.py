@@ -15,8 +15,6 @@ from ckmigrate.cli.options import make_request, paths_argument, reading_options,
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.migrate import Prepared, prepare, replays
-from ckmigrate.report.plan_json import plan_data
-from ckmigrate.report.plan_text import plan_text
 from ckmigrate.uncollected import uncollected
 
 __all__ = ["command", "plan_answer"]
@@ -57,8 +55,13 @@ def command(
 @uncollected()
 def plan_answer(session: Session, prepared: Prepared) -> Answer:
     """The plan as text or as data; `upgrade --dry-run` says the same."""
+    # `upgrade` only shows a plan when it is asked to, and starts sooner without these.
     if session.json:
+        from ckmigrate.report.plan_json import plan_data
+
         return Answer(plan_data(prepared))
+    from ckmigrate.report.plan_text import plan_text
+
     width = max(60, min(120, shutil.get_terminal_size((80, 24)).columns))
     text = plan_text(prepared, width=width, full=session.verbose > 0)
     return Answer(text=text)
