@@ -24,10 +24,10 @@ _COLUMNS = (
 )
 _READING = """\
 Each row compares two commands, each a fresh process, in turn on the same files. The ratio is our
-time over theirs: the median of the pairs, with the least and the greatest. Noise is `cp + fsync`
-paired with itself: what lies inside that range is no difference. Everything written is on stable
-storage when the clock stops. Peaks are of the largest process. Starting Python is part of every
-time; the first row says how long that takes.
+time over theirs: the median of the pairs (three times as many where it is `cp + fsync`), with the
+least and the greatest. Noise is `cp + fsync` paired with itself: what lies inside that range is no
+difference. Everything written is on stable storage when the clock stops. Peaks are of the largest
+process. Starting Python is part of every time; the first row says how long that takes.
 """
 
 

@@ -61,6 +61,12 @@ def test_a_rename_shows_no_shapes_and_a_broad_one_its_pattern(tmp_path: Path) ->
     assert (change.before, change.after, change.count) == ("**", "x.**", 6)
 
 
+def test_thousands_of_entries_are_shown_as_the_call_is_written(tmp_path: Path) -> None:
+    many: dict[str, tuple[int, ...]] = {f"h.{i}.w": (1,) for i in range(5001)}
+    (change,) = _changes(tmp_path, 'ck.rename("h.**", "x.**")', many)
+    assert (change.before, change.after, change.count) == ("h.**", "x.**", 5001)
+
+
 def test_layers_of_other_sizes_stay_apart(tmp_path: Path) -> None:
     body = 'ck.split("{i}.w", "{i}.{a,b}", dim=0)'
     found = _changes(tmp_path, body, {"0.w": (4,), "1.w": (6,)})

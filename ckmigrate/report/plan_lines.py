@@ -16,6 +16,8 @@ from ckmigrate.step import Step
 __all__ = ["Change", "changes"]
 
 _MOST_GROUPS = 4
+_MOST_STEPS = 5_000
+"""Of one call: folding takes longer than planning, and a chain may be fifty calls over everything."""
 _RENAMING = re.compile(r"'([^']*)', '([^']*)'")
 
 
@@ -36,15 +38,16 @@ class Change:
 
 
 def changes(script: TracedScript, *, full: bool) -> tuple[Change, ...]:
-    """Everything that a script did. A call that did many different things is one line with its
-    arguments, unless `full`."""
+    """Everything that a script did. A call that did many different things, or thousands of them, is one line
+    with its arguments, unless `full`."""
     return tuple(change for record in script.records for change in _of_record(record, full=full))
 
 
 def _of_record(record: Record, *, full: bool) -> Sequence[Change]:
     if record.edit is not None or not record.steps:
         return [Change(record.operation, record.arguments, "", "", len(record.steps))]
-    groups = _grouped(record, most=None if full else _MOST_GROUPS)
+    is_short = full or len(record.steps) <= _MOST_STEPS
+    groups = _grouped(record, most=None if full else _MOST_GROUPS) if is_short else None
     if groups is None:
         before, after = _renaming(record) or (record.arguments, "")
         return [Change(record.operation, before, after, "", len(record.steps))]
