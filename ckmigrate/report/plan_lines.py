@@ -17,7 +17,7 @@ __all__ = ["Change", "changes"]
 
 _MOST_GROUPS = 4
 _MOST_STEPS = 5_000
-"""Of one call: folding takes longer than planning, and a chain may be fifty calls over everything."""
+"""Of one call: folding them takes longer than planning, and chains are long."""
 _RENAMING = re.compile(r"'([^']*)', '([^']*)'")
 
 
@@ -38,8 +38,8 @@ class Change:
 
 
 def changes(script: TracedScript, *, full: bool) -> tuple[Change, ...]:
-    """Everything that a script did. A call that did many different things, or thousands of them, is one line
-    with its arguments, unless `full`."""
+    """Everything that a script did. A call that did many different things, or thousands of them,
+    is one line with its arguments, unless `full`."""
     return tuple(change for record in script.records for change in _of_record(record, full=full))
 
 
