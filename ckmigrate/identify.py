@@ -27,7 +27,7 @@ from ckmigrate.signature import signature, signature_text
 from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
-from ckmigrate.tag import Tag, parse_tag
+from ckmigrate.tagging import Tag, parse_tag
 from ckmigrate.ties import Ties
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ckmigrate.formats.dcp_tree import leaves_of
 from ckmigrate.formats.tree import Object, Tensor
 from ckmigrate.formats.tree_paths import Path, child
 from ckmigrate.lower import Copy, FillRange, SourceRange
-from ckmigrate.plan import Entry
+from ckmigrate.planning import Entry
 from ckmigrate.spec import TensorSpec
 from ckmigrate.training.layouts import Layout
 

@@ -22,7 +22,7 @@ from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import Path, child, entries_of, steps
 from ckmigrate.lower import lower
 from ckmigrate.placement import safetensors_image, torch_phases
-from ckmigrate.plan import Entry, Plan
+from ckmigrate.planning import Entry, Plan
 from ckmigrate.spec import DType, TensorSpec
 from ckmigrate.training.layouts import Layout, drop_outside, replace_weights
 

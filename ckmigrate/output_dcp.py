@@ -34,7 +34,7 @@ from ckmigrate.formats.tree_paths import Path
 from ckmigrate.formats.zip_image import ALIGNMENT
 from ckmigrate.leaves_dcp import Leaf, find_leaves
 from ckmigrate.output import Output, OutputFile, new_tensors, result_tree, torch_work
-from ckmigrate.plan import Entry, Plan
+from ckmigrate.planning import Entry, Plan
 from ckmigrate.training.layouts import Layout
 
 __all__ = ["make_dcp"]

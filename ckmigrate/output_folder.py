@@ -31,7 +31,7 @@ from ckmigrate.output import (
     would_lose,
 )
 from ckmigrate.placement import safetensors_image, torch_phases
-from ckmigrate.plan import Entry, Plan
+from ckmigrate.planning import Entry, Plan
 from ckmigrate.training.layouts import Layout
 
 __all__ = ["Shard", "kept_shards", "make_folder"]

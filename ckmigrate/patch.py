@@ -26,7 +26,7 @@ from ckmigrate.output import OutputFile, result_tree, unused_prefix
 from ckmigrate.output_folder import kept_shards
 from ckmigrate.patch_dcp import dcp_obstacles, dcp_output, make_dcp_patch
 from ckmigrate.places import Places, data_start, find_places
-from ckmigrate.plan import Entry
+from ckmigrate.planning import Entry
 from ckmigrate.prepare import Prepared
 
 __all__ = ["make_patch", "obstacles"]

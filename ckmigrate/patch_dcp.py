@@ -21,7 +21,7 @@ from ckmigrate.lower import Copy, FillRange
 from ckmigrate.migrate import build_output
 from ckmigrate.output import Output, OutputFile
 from ckmigrate.places import MOST_NEW, folded_reason, unfit_file, why_moved
-from ckmigrate.plan import Entry
+from ckmigrate.planning import Entry
 from ckmigrate.prepare import Prepared
 
 __all__ = ["dcp_obstacles", "dcp_output", "make_dcp_patch"]

@@ -13,7 +13,7 @@ from ckmigrate.formats.base import FileImage, Stored
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.zip_image import BLOCK
 from ckmigrate.lower import Copy, SourceRange
-from ckmigrate.plan import Entry
+from ckmigrate.planning import Entry
 
 __all__ = ["safetensors_image", "torch_phases"]
 

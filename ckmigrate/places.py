@@ -19,7 +19,7 @@ from ckmigrate.formats.base import Record
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.lower import Copy, FillRange, SourceRange
 from ckmigrate.output import left_out
-from ckmigrate.plan import Entry
+from ckmigrate.planning import Entry
 from ckmigrate.prepare import Prepared
 
 __all__ = [

@@ -21,7 +21,7 @@ from ckmigrate.locking import committed_head
 from ckmigrate.lower import Copy
 from ckmigrate.meta import Unknown
 from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
-from ckmigrate.plan import Entry, Plan, make_plan
+from ckmigrate.planning import Entry, Plan, make_plan
 from ckmigrate.project import Project
 from ckmigrate.remarks import (
     remarks_on,
@@ -35,7 +35,7 @@ from ckmigrate.revisions.targets import resolve
 from ckmigrate.spec import Schema
 from ckmigrate.step import Check
 from ckmigrate.strict import compare, compare_ties, describe, describe_notes, describe_ties, notes
-from ckmigrate.tag import Applied, Tag
+from ckmigrate.tagging import Applied, Tag
 from ckmigrate.target import Target, load_target
 from ckmigrate.ties import Ties
 from ckmigrate.uncollected import uncollected

@@ -26,7 +26,7 @@ from ckmigrate.project import Project, find_project
 from ckmigrate.revisions.graph import History, read_history
 from ckmigrate.snapshot import Snapshot, render_snapshot
 from ckmigrate.spec import DType, Schema, TensorSpec
-from ckmigrate.tag import Tag, parse_tag
+from ckmigrate.tagging import Tag, parse_tag
 from tests.room import with_room
 
 __all__ = ["Script", "Zoo", "load", "names_in", "revision", "same", "schema_of", "tag_of"]

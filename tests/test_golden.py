@@ -13,7 +13,7 @@ import pytest
 
 from ckmigrate.compile import start, trace
 from ckmigrate.lower import Compute, Copy, Gather, Lowered, SourceRange
-from ckmigrate.plan import Plan, make_plan
+from ckmigrate.planning import Plan, make_plan
 from ckmigrate.spec import DType
 from tests.laws.chains import bytes_of, schema_of
 from tests.naive import Entry, Naive, items_of

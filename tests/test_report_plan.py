@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckmigrate.compile import start, trace
-from ckmigrate.plan import Plan, make_plan
+from ckmigrate.planning import Plan, make_plan
 from ckmigrate.report.plan_counts import counts, dropped
 from ckmigrate.report.plan_lines import Change, changes
 from ckmigrate.report.plan_text import change_lines

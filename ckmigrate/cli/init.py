@@ -188,7 +188,7 @@ def _snapshot(
 
 def _of_checkpoint(project: Project, path: Path, weights: str | None, name: str) -> Snapshot:
     from ckmigrate.opened import Request, open_weights
-    from ckmigrate.tag import parse_tag
+    from ckmigrate.tagging import parse_tag
 
     opened = open_weights(path, project, Request(weights=weights))
     text = opened.stored.tag

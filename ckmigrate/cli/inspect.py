@@ -19,7 +19,7 @@ from ckmigrate.report.escape import printable, shortened
 from ckmigrate.report.json import entry_data, plain_data, tag_data
 from ckmigrate.report.schema import schema_lines, ties_lines
 from ckmigrate.report.units import bytes_text, counted
-from ckmigrate.tag import Tag, parse_tag
+from ckmigrate.tagging import Tag, parse_tag
 
 __all__ = ["command"]
 

@@ -35,7 +35,7 @@ from ckmigrate.report.schema import ellipsis_list
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.strict import Difference, compare, describe
-from ckmigrate.tag import parse_tag
+from ckmigrate.tagging import parse_tag
 
 __all__ = ["command"]
 

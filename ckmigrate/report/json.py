@@ -10,7 +10,7 @@ from ckmigrate.identify import Identity
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 from ckmigrate.spec import TensorSpec
-from ckmigrate.tag import Tag
+from ckmigrate.tagging import Tag
 
 __all__ = ["entry_data", "identity_data", "plain_data", "revision_data", "script_data", "tag_data"]
 

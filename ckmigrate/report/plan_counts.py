@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckmigrate.expr import Source, sources
 from ckmigrate.lower import Compute
-from ckmigrate.plan import Entry, Plan
+from ckmigrate.planning import Entry, Plan
 
 __all__ = ["KINDS", "counts", "dropped", "kind_of"]
 

@@ -31,7 +31,7 @@ from ckmigrate.compile import TracedScript
 from ckmigrate.expr import sources
 from ckmigrate.migrate import Prepared
 from ckmigrate.patch import obstacles
-from ckmigrate.plan import Entry, Plan
+from ckmigrate.planning import Entry, Plan
 from ckmigrate.report.json import entry_data, identity_data, revision_data
 from ckmigrate.report.plan_counts import counts, dropped, kind_of
 

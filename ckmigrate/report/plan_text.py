@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ckmigrate.migrate import Prepared
 from ckmigrate.patch import obstacles
-from ckmigrate.plan import Plan
+from ckmigrate.planning import Plan
 from ckmigrate.report.escape import printable, shortened
 from ckmigrate.report.plan_counts import counts
 from ckmigrate.report.plan_lines import Change, changes

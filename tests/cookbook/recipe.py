@@ -26,7 +26,7 @@ from ckmigrate.migrate import Request, carry_out, prepare
 from ckmigrate.project import Project, find_project
 from ckmigrate.report.plan_text import plan_text
 from ckmigrate.revisions.graph import read_history
-from ckmigrate.tag import parse_tag
+from ckmigrate.tagging import parse_tag
 
 ROOT = Path(__file__).resolve().parents[2]
 State = Mapping[str, Tensor]

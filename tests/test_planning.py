@@ -10,7 +10,7 @@ from ckmigrate.compile import Trace
 from ckmigrate.errors import MigrationError
 from ckmigrate.execute.evaluate import peak_cost
 from ckmigrate.expr import Source
-from ckmigrate.plan import Plan, Totals, make_plan
+from ckmigrate.planning import Plan, Totals, make_plan
 from ckmigrate.spec import DType, TensorSpec
 from ckmigrate.step import Check
 from tests.scripted import traced

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ckmigrate.errors import IdentifyError
 from ckmigrate.spec import DType, Schema, TensorSpec
-from ckmigrate.tag import MAX_BYTES, Applied, Tag, parse_tag
+from ckmigrate.tagging import MAX_BYTES, Applied, Tag, parse_tag
 
 TAG = Tag(
     project="digits",
