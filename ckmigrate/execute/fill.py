@@ -19,6 +19,7 @@ from ckmigrate.execute.checksums import RunningSums, joined, running_sums
 from ckmigrate.execute.evaluate import Evaluator, chunks
 from ckmigrate.execute.items import contiguous
 from ckmigrate.execute.source import SourceFile
+from ckmigrate.execute.writeback import Writeback
 from ckmigrate.expr import Expr, Result, walk
 from ckmigrate.formats.base import FileImage, Slot
 from ckmigrate.formats.zip_image import BLOCK
@@ -28,7 +29,7 @@ from ckmigrate.step import Check
 __all__ = ["Progress", "Work", "check_claims", "fill", "read_expression", "read_pieces"]
 
 _PIECE = 4 << 20
-_STEP = 64 << 20
+_STEP = 32 << 20
 _MOST_PARTS = 64
 
 Progress = Callable[[int], None]
@@ -62,10 +63,12 @@ class _Written:
     """Who hears of bytes that are in place."""
 
     sums: RunningSums
+    writeback: Writeback
     progress: Progress
 
     def __call__(self, offset: int, nbytes: int) -> None:
         self.sums.wrote(offset, nbytes)
+        self.writeback(offset, nbytes)
         self.progress(nbytes)
 
 
@@ -84,7 +87,7 @@ def fill(
     parts = [part for key, item in work.items() for part in _parts(key, image.slots[key], item)]
     summed = [part for part in parts if image.finish or _has_sum(part, source)]
     with running_sums(fd, [(part.offset, part.nbytes) for part in summed]) as sums:
-        written = _Written(sums, progress)
+        written = _Written(sums, Writeback(fd), progress)
         _make(fd, image, work, source, written)
         for copy in _merged(list(_copies(image, work, source))):
             _copy(fd, copy, source, written)
