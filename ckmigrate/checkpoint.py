@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from ckmigrate.expr import Expr
+from ckmigrate.expr import Expr, Moments
 from ckmigrate.init import Initialiser, zeros
 from ckmigrate.meta import Meta, MetaEdit
 from ckmigrate.names import Match
@@ -345,15 +345,28 @@ class Checkpoint:
         *,
         inverse: Function | None = None,
         specs: Specs | None = None,
+        moments: Moments = None,
         optional: bool = False,
     ) -> None:
         """Replace the inputs by what a torch function makes of them.
 
         The function gets real tensors, at execution only; the outputs' shapes are inferred on the
         meta device unless `specs` declares them as (dtype, shape) pairs.
+
+        `moments` says what becomes of the optimizer's moments of the inputs, where a checkpoint has
+        them: "same" (the output keeps those of the one input that has its shape), "reset" (they
+        begin anew), or a function of the name of the moment and the inputs' moments, such as
+        `lambda name, w, mask: w * mask`. What has none, such as a buffer, it gets as it is.
         """
         with self._operation(
-            "compute", inputs, outputs, function, inverse=inverse, specs=specs, optional=optional
+            "compute",
+            inputs,
+            outputs,
+            function,
+            inverse=inverse,
+            specs=specs,
+            moments=moments,
+            optional=optional,
         ) as apply:
             apply(
                 compute.compute(
@@ -363,6 +376,7 @@ class Checkpoint:
                     function,
                     inverse=inverse,
                     declared=specs,
+                    moments=moments,
                     optional=optional,
                 )
             )

@@ -34,6 +34,7 @@ ALGORITHM = 2
 
 _DIGITS = 16
 _PROSE = frozenset({"reason", "text", "label"})
+_LATER = frozenset({"moments"})
 
 
 def digest(traced: TracedScript, params: Mapping[str, object]) -> str:
@@ -129,9 +130,14 @@ class _Text:
         fields = [
             f"{field.name}={self.value(getattr(value, field.name))}"
             for field in dataclasses.fields(value)  # type: ignore[arg-type]
-            if field.name not in _PROSE
+            if field.name not in _PROSE and not _is_not_given(field.name, value)
         ]
         return f"{type(value).__name__}({', '.join(fields)})"
+
+
+def _is_not_given(name: str, value: object) -> bool:
+    """Arguments that operations got later count where a script gives them: digests last."""
+    return name in _LATER and getattr(value, name) is None
 
 
 def _kernel(step: Step) -> object:

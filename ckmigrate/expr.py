@@ -36,6 +36,7 @@ __all__ = [
     "Concat",
     "Expr",
     "Fill",
+    "Moments",
     "Random",
     "RandomKind",
     "Reshape",
@@ -55,6 +56,10 @@ __all__ = [
 
 
 RandomKind = Literal["uniform", "normal", "orthogonal", "eye"]
+
+Moments = Literal["same", "reset"] | Callable[..., object] | None
+"""They stay as they are, begin anew, or are computed by a function of the name of the moment and
+the tensors; None where nobody has said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +128,18 @@ class Cast:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """A function on real tensors, called once at execution; equal only to itself. `key` names the
-    stream of whatever random numbers it draws from torch."""
+    """A function on real tensors, called once at execution; equal only to itself.
+
+    key      names the stream of whatever random numbers it draws from torch
+    moments  what the function means for an optimizer's moments of its inputs, see `Moments`
+    """
 
     function: Callable[..., object]
     inputs: tuple[Expr, ...]
     outputs: tuple[TensorSpec, ...]
     label: str = field(default="compute")
     key: str = ""
+    moments: Moments = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,9 +500,10 @@ def call(
     outputs: Sequence[TensorSpec],
     label: str = "compute",
     key: str = "",
+    moments: Moments = None,
 ) -> tuple[Expr, ...]:
     """The outputs of a function on tensors, each an expression of its own."""
-    node = Call(function, tuple(inputs), tuple(outputs), label, key)
+    node = Call(function, tuple(inputs), tuple(outputs), label, key, moments)
     return tuple(Result(node, index, spec) for index, spec in enumerate(node.outputs))
 
 

@@ -29,6 +29,7 @@ def same_expr(one: object, other: object) -> bool:
         return (
             described
             and is_twin(one.function, other.function)
+            and is_twin(one.moments, other.moments)
             and same_expr(one.inputs, other.inputs)
         )
     parts = [(getattr(one, name), getattr(other, name)) for name in _fields(type(one))]

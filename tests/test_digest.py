@@ -93,6 +93,8 @@ def test_the_digest_is_the_same_everywhere(tmp_path: Path) -> None:
         ("bias * 2", "bias * 3"),
         ("bias * 2", "bias * 2.0"),
         ('drop("old.**", reason="idle")', 'drop("old.**", reason="idle", expect=0)'),
+        ("specs=[", "moments='same', specs=["),
+        ("specs=[", "moments=lambda name, bias: bias, specs=["),
         ("ck.compute", "ck.rename('nothing', 'else', optional=True)\nck.compute"),
         ("ck.compute", "ck.meta.set('version', 2)\nck.compute"),
         ("ck.compute", "'nothing' in ck\nck.compute"),

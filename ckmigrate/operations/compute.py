@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckmigrate import expr as ex
-from ckmigrate.expr import Expr
+from ckmigrate.expr import Expr, Moments
 from ckmigrate.names import substitute
 from ckmigrate.operations.init import parse_dtype
 from ckmigrate.operations.matching import groups
@@ -24,7 +24,8 @@ Specs = Sequence[SpecLike] | Callable[..., Sequence[SpecLike]]
 class Compute:
     """`function` on real tensors gives tensors of the given specs; called at execution only.
 
-    key  names the stream of the random numbers that it may draw
+    key      names the stream of the random numbers that it may draw
+    moments  what it means for an optimizer's moments, as `Call` has it
     """
 
     function: Function
@@ -32,9 +33,10 @@ class Compute:
     back: Function | None
     label: str
     key: str = ""
+    moments: Moments = None
 
     def apply(self, inputs: tuple[Expr, ...]) -> tuple[Expr, ...]:
-        return ex.call(self.function, inputs, self.outputs, self.label, self.key)
+        return ex.call(self.function, inputs, self.outputs, self.label, self.key, self.moments)
 
     def checks(self, inputs: tuple[Expr, ...]) -> tuple[Check, ...]:
         return ()
@@ -43,7 +45,9 @@ class Compute:
         if self.back is None:
             raise Irreversible(f"{self.label} of '{step.sources[0]}' has no inverse=")
         label = f"inverse of {self.label}"
-        kernel = Compute(self.back, inputs, self.function, label, self.key)
+        # A function that takes moments forward says nothing about the way back.
+        moments = None if callable(self.moments) else self.moments
+        kernel = Compute(self.back, inputs, self.function, label, self.key, moments)
         return step.back(kernel)
 
     def describe(self) -> str:
@@ -58,9 +62,11 @@ def compute(
     *,
     inverse: Function | None,
     declared: Specs | None,
+    moments: Moments = None,
     optional: bool,
 ) -> tuple[Step, ...]:
     """For every complete group of inputs: the outputs replace them."""
+    _require_moments(moments)
     sources = (inputs,) if isinstance(inputs, str) else tuple(inputs)
     targets = (outputs,) if isinstance(outputs, str) else tuple(outputs)
     label = f"compute {getattr(function, '__name__', 'function')}"
@@ -80,9 +86,21 @@ def compute(
                 why=f"The outputs are {', '.join(names)}.",
                 fix="Return one tensor per output, in their order.",
             )
-        kernel = Compute(function, found, inverse, label, key="\n".join(names))
+        kernel = Compute(function, found, inverse, label, "\n".join(names), moments)
         steps.append(Step(group.names, names, kernel))
     return tuple(steps)
+
+
+def _require_moments(moments: object) -> None:
+    if moments in (None, "same", "reset") or callable(moments):
+        return
+    raise refuse(
+        "CKM532",
+        f"moments={moments!r} is not known",
+        why="It says what becomes of an optimizer's moments of the inputs.",
+        fix='Give moments="same" (they stay as they are), moments="reset" (they begin anew), or a '
+        "function of the name of the moment and its tensors.",
+    )
 
 
 def _declared(declared: Specs, known: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

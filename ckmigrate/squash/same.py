@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ckmigrate.compile import Trace
-from ckmigrate.expr import Call, Cast, Concat, Expr, Random, Reshape, Result, View
+from ckmigrate.expr import Call, Cast, Concat, Expr, Moments, Random, Reshape, Result, View
 from ckmigrate.meta import UNKNOWN, MetaEdit
 from ckmigrate.squash.functions import function_node
 from ckmigrate.step import Check
@@ -115,9 +115,15 @@ class _Same:
             self._calls[key] = (
                 (left.label, left.key, left.outputs) == (right.label, right.key, right.outputs)
                 and self._function(left.function, right.function)
+                and self._moments(left.moments, right.moments)
                 and self._each(left.inputs, right.inputs)
             )
         return self._calls[key]
+
+    def _moments(self, left: Moments, right: Moments) -> bool:
+        if callable(left) and callable(right):
+            return self._function(left, right)
+        return left == right
 
     def _function(self, left: Callable[..., object], right: Callable[..., object]) -> bool:
         if left is right:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ckmigrate.errors import MigrationError
+from ckmigrate.expr import Result
 from ckmigrate.lower import Compute, lower
 from ckmigrate.spec import DType, TensorSpec
 from tests.scripted import refused, schema, shapes, traced, undone, values_of
@@ -37,6 +38,19 @@ def test_the_inverse_is_the_functions_inverse(tmp_path: Path) -> None:
     back = undone(tmp_path, result)
     data = {"v": np.array([2, 4], "<f4").tobytes()}
     assert values_of(back.end.entries["w"], data) == np.array([1, 2], "<f4").tobytes()
+
+
+@pytest.mark.parametrize(("given", "back"), [("'same'", "same"), ("print", None)])
+def test_what_becomes_of_moments_is_kept(tmp_path: Path, given: str, back: str | None) -> None:
+    body = f'ck.compute("w", "v", lambda w: w * 2, inverse=lambda v: v / 2, moments={given})'
+    result = traced(tmp_path, body, {"w": (2,)})
+    (record,) = result.scripts[0].records
+    assert f"moments={given}" in record.arguments
+    up, down = result.end.entries["v"], undone(tmp_path, result).end.entries["w"]
+    assert isinstance(up, Result)
+    assert isinstance(down, Result)
+    assert up.call.moments == ("same" if back else print)
+    assert down.call.moments == back
 
 
 def test_without_an_inverse_there_is_no_way_back(tmp_path: Path) -> None:
@@ -112,6 +126,7 @@ def test_narrow_elements_are_refused_while_planning(tmp_path: Path) -> None:
         ('"w", "v", abs, specs=[1]', "CKM532", ["specs="]),
         ('"w", "v", abs, specs=[("float33", (1,))]', "CKM527", ["float33"]),
         ('"x", "v", abs', "CKM505", ["x"]),
+        ('"w", "v", abs, moments="keep"', "CKM532", ["moments='keep'", "reset"]),
     ],
 )
 def test_computations_that_cannot_be(
