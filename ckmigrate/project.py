@@ -5,6 +5,7 @@
 migrations = "migrations"
 model = "yourpackage.model:build"      # or a table [tool.ckmigrate.models] of named sizes
 weights = "checkpoint.net"             # where the state dict sits in a training checkpoint
+optimizer = "yourpackage.train:make_optimizer"
 release-key = "hyper_parameters.version"
 carry = ["yourpackage.config.Config"]
 ```
@@ -39,6 +40,8 @@ class Project:
     root          the folder of the configuration file
     name          written into the tag of every checkpoint
     models        factory `package.module:function` by model name; one unnamed model is "default"
+    optimizer     "package.module:function", which makes the optimizer (or a list of them) of a
+                  model; None: its groups are worked out
     weights       path of the state dict inside a training checkpoint; None: found by its shape
     wrappers      name segments, such as DDP's "module", that scripts do not see
     carry         classes that may pass through a pickle by name
@@ -53,6 +56,7 @@ class Project:
     name: str
     migrations: Path
     models: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    optimizer: str | None = None
     weights: str | None = None
     wrappers: tuple[str, ...] = ("module", "_orig_mod")
     carry: tuple[str, ...] = ()

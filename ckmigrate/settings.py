@@ -139,6 +139,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "migrations": ("the path of a folder", _text),
     "model": ('a factory such as "package.module:function"', _one_model),
     "models": ('a table such as { small = "package.module:function" }', _models),
+    "optimizer": ('a function such as "package.module:function"', _factory),
     "weights": ('a path such as "checkpoint.net"', _text),
     "wrappers": ('a list of name segments such as ["module"], without dots at the ends', _segments),
     "carry": ('a list of classes such as ["package.module.Config"]', _texts),

@@ -39,6 +39,9 @@ class Target:
     model        the name of the model in the configuration
     factory      "pkg.module:attribute"
     extra_state  names of the entries that are no tensors (`get_extra_state`)
+    parameters   in the order of `named_parameters()`, of tied ones the first name; None where one
+                 of them has no entry, so that no checkpoint tells them all
+    trainable    those that require a gradient
     """
 
     schema: Schema
@@ -46,6 +49,8 @@ class Target:
     model: str
     factory: str
     extra_state: tuple[str, ...] = ()
+    parameters: tuple[str, ...] | None = None
+    trainable: frozenset[str] = frozenset()
 
 
 def load_target(
@@ -67,10 +72,11 @@ def load_target(
     CKM217 an entry that no checkpoint can hold.
     """
     with _user_code(python_path):
-        _, state = _built(_Factory(factory, name, params or {}))
+        model, state = _built(_Factory(factory, name, params or {}))
     tensors, extra = _tensors(state)
     specs = Schema({key: _spec(key, tensor, factory) for key, tensor in tensors.items()})
-    return Target(specs, _ties(tensors), name, factory, extra)
+    parameters, trainable = _parameters(model, tensors)
+    return Target(specs, _ties(tensors), name, factory, extra, parameters, trainable)
 
 
 def strict_load(
@@ -140,6 +146,7 @@ class _Factory:
     text: str
     model: str
     params: Params
+    setting: str = _SETTING
 
     @property
     def where(self) -> str:
@@ -212,13 +219,13 @@ def _resolve(factory: _Factory) -> Callable[..., object]:
     parts = [*module_name.split("."), *attribute.split(".")]
     if not all(part.isidentifier() for part in parts):
         what = f"{factory.text!r} does not name a factory"
-        fix = f'write "package.module:function" as {_SETTING}'
+        fix = f'write "package.module:function" as {factory.setting}'
         raise factory.error("CKM210", what, fix=fix)
     found = _attribute(factory, _module(factory, module_name), attribute)
     if not callable(found) or isinstance(found, torch.nn.Module):
         kind = "a built model" if isinstance(found, torch.nn.Module) else type(found).__name__
         what = f"{factory.text} is {kind}, not a factory"
-        fix = f"name a function or class that builds the model as {_SETTING}"
+        fix = f"name a function or class that builds the model as {factory.setting}"
         raise factory.error("CKM214", what, fix=fix)
     made: Callable[..., object] = found
     return made
@@ -232,7 +239,7 @@ def _module(factory: _Factory, name: str) -> object:
             raise _failed_import(factory, name, error) from error
         what = f"there is no module {error.name!r}"
         why = f"searched in {', '.join(sys.path[:3])}, and {max(len(sys.path) - 3, 0)} more"
-        fix = f"correct {_SETTING}, or add the folder of the code to `python-path` there"
+        fix = f"correct {factory.setting}, or add the folder of the code to `python-path` there"
         raise factory.error("CKM211", what, why=why, fix=fix) from error
     except (Exception, SystemExit) as error:
         raise _failed_import(factory, name, error) from error
@@ -251,7 +258,7 @@ def _attribute(factory: _Factory, found: object, path: str) -> object:
             near = difflib.get_close_matches(part, dir(found), 3)
             what = f"{factory.text.partition(':')[0]} has no {path!r}"
             details = [f"near it: {', '.join(near)}"] if near else []
-            fix = f"correct {_SETTING}"
+            fix = f"correct {factory.setting}"
             raise factory.error("CKM213", what, fix=fix, details=details) from error
     return found
 
@@ -306,6 +313,22 @@ def _ties(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:
     for name, tensor in tensors.items():
         groups.setdefault(id(tensor), []).append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def entry_names(tensors: Mapping[str, torch.Tensor]) -> dict[int, str]:
+    """The entry of each tensor object, by its id; of a tied one the first."""
+    return {id(tensor): name for name, tensor in reversed(tensors.items())}
+
+
+def _parameters(
+    model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
+) -> tuple[tuple[str, ...] | None, frozenset[str]]:
+    """The names of the parameters in their order, and of those that are trained."""
+    entries = entry_names(tensors)
+    listed = [(entries.get(id(one)), one.requires_grad) for one in model.parameters()]
+    names = [name for name, _ in listed if name is not None]
+    trainable = frozenset(name for name, trained in listed if trained and name is not None)
+    return (tuple(names) if len(names) == len(listed) else None), trainable
 
 
 def _assign(

@@ -26,7 +26,7 @@ LAYERS = (
     "training.*",
     "git_state project snapshot tagging",
     "lower compile same_expr",
-    "planning strict target signature function_text digest",
+    "planning strict target target_optimizer signature function_text digest",
     "lookalikes identify execute.*",
     "file_set text_file",
     "locking",

@@ -110,6 +110,31 @@ def test_building_for_real_leaves_the_random_state(load: Callable[..., Target]) 
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_parameters_are_in_the_order_of_the_model_tied_ones_once(
+    load: Callable[..., Target],
+) -> None:
+    assert load(NET).parameters == ("0.weight", "0.bias", "1.weight", "1.bias")
+    assert load(TIED).parameters == ("embed.weight",)
+    frozen = load(
+        "def make():\n    net = nn.Linear(2, 2)\n    net.bias.requires_grad = False\n"
+        "    return net\n"
+    )
+    assert frozen.parameters == ("weight", "bias")
+    assert frozen.trainable == {"weight"}
+
+
+def test_a_parameter_without_an_entry_leaves_the_order_open(load: Callable[..., Target]) -> None:
+    text = """
+class Net(nn.Linear):
+    def state_dict(self, *args, **kwargs):
+        found = super().state_dict(*args, **kwargs)
+        del found["bias"]
+        return found
+def make(): return Net(2, 2)
+"""
+    assert load(text).parameters is None
+
+
 def test_extra_state_is_no_tensor(load: Callable[..., Target]) -> None:
     target = load(EXTRA)
     assert target.extra_state == ("_extra_state",)
