@@ -317,7 +317,7 @@ def _ties(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:
 
 def entry_names(tensors: Mapping[str, torch.Tensor]) -> dict[int, str]:
     """The entry of each tensor object, by its id; of a tied one the first."""
-    return {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
 
 
 def _parameters(
