@@ -22,7 +22,6 @@ from ckmigrate.formats.tree_paths import Path, child
 from ckmigrate.lower import Copy, FillRange, SourceRange
 from ckmigrate.planning import Entry
 from ckmigrate.spec import TensorSpec
-from ckmigrate.training.layouts import Layout
 
 __all__ = ["Leaf", "find_leaves"]
 
@@ -31,7 +30,7 @@ __all__ = ["Leaf", "find_leaves"]
 class Leaf:
     """One entry of the result.
 
-    entry  of the plan, for a tensor of the weights
+    entry  of the plan, for a tensor that it makes
     kept   what `.metadata` says of it, where all its bytes are chunks of the source
     """
 
@@ -46,29 +45,30 @@ def find_leaves(
     result: object,
     old: DcpMetadata,
     stored: Stored,
-    layout: Layout,
-    entries: Mapping[Path, Entry],
+    tensors: Mapping[str, Tensor],
+    entries: Mapping[int, Entry],
 ) -> tuple[Leaf, ...]:
-    """The leaves of a result, with entries of the plan by path.
+    """The leaves of a result.
+
+    tensors  the sources by name
+    entries  of the plan, by the id of the new tensor in the result
 
     StorageError CKM735 where two of them would have one name.
     """
-    known = _Known(old, stored)
-    leaves = tuple(_leaves(result, known, layout, entries))
+    known = _Known(old, stored, tensors)
+    leaves = tuple(_leaves(result, known, entries))
     _require_distinct(leaves)
-    return tuple(_with_whole_chunks(leaves, known, layout)) if stored.dcp else leaves
+    return tuple(_with_whole_chunks(leaves, known)) if stored.dcp else leaves
 
 
-def _leaves(
-    result: object, known: _Known, layout: Layout, entries: Mapping[Path, Entry]
-) -> Iterator[Leaf]:
+def _leaves(result: object, known: _Known, entries: Mapping[int, Entry]) -> Iterator[Leaf]:
     for path, node in leaves_of(result, known.whole):
-        entry = entries.get(path)
+        entry = entries.get(id(node))
         if entry is None:
             name = known.same(path, node)
         elif entry.is_unchanged:
             (source,) = sources(entry.expr)
-            name = known.by_path.get(_path_of(source, layout))
+            name = known.of_source(source)
         else:
             name = None
         kept = None if name is None else known.items[name]
@@ -76,37 +76,37 @@ def _leaves(
         yield Leaf(own or ".".join(map(str, path)), path, node, entry, kept)
 
 
-def _path_of(source: str, layout: Layout) -> Path:
-    return (*layout.path, layout.prefix + source)
-
-
 class _Known:
     """What the source has at its paths; nothing where it is no DCP folder.
 
-    by_path  names of entries
-    whole    nodes that were one entry
+    whole  nodes that were one entry, by path
     """
 
-    def __init__(self, old: DcpMetadata, stored: Stored) -> None:
+    def __init__(self, old: DcpMetadata, stored: Stored, tensors: Mapping[str, Tensor]) -> None:
         self.items, self.paths = old.items, old.paths
-        self.by_path = {path: name for name, path in old.paths.items()}
-        self.whole = {path: child(stored.tree, path) for path in self.by_path}
+        self._names = {path: name for name, path in old.paths.items()}
+        self.whole = {path: child(stored.tree, path) for path in self._names}
         # Numbers and texts are one object wherever they stand; these are not.
         self._by_id = {
-            id(node): self.by_path[path]
+            id(node): self._names[path]
             for path, node in self.whole.items()
             if isinstance(node, Tensor | Object | dict | list)
         }
+        self._tensors = tensors
 
     def same(self, path: Path, node: object) -> str | None:
         """The name of the entry that this node was, there or elsewhere."""
         if path in self.whole and self.whole[path] is node:
-            return self.by_path[path]
+            return self._names[path]
         return self._by_id.get(id(node))
 
-    def tensor(self, path: Path) -> TensorItem | None:
-        """The tensor at a path."""
-        item = self.items.get(self.by_path.get(path, ""))
+    def of_source(self, source: str) -> str | None:
+        """The name of the entry that a source of the plan is."""
+        return self._by_id.get(id(self._tensors[source]))
+
+    def tensor(self, source: str) -> TensorItem | None:
+        """What is known of a source of the plan that is an entry of its own."""
+        item = self.items.get(self.of_source(source) or "")
         return item if isinstance(item, TensorItem) else None
 
 
@@ -120,7 +120,7 @@ def _require_distinct(leaves: Sequence[Leaf]) -> None:
 # --- parts that were saved apart --------------------------------------------------------------
 
 
-def _with_whole_chunks(leaves: Iterable[Leaf], known: _Known, layout: Layout) -> Iterator[Leaf]:
+def _with_whole_chunks(leaves: Iterable[Leaf], known: _Known) -> Iterator[Leaf]:
     """The leaves, with the chunks of those that consist of such as no other tensor has."""
     leaves = tuple(leaves)
     owners: dict[Place, object] = {}
@@ -128,7 +128,7 @@ def _with_whole_chunks(leaves: Iterable[Leaf], known: _Known, layout: Layout) ->
         if leaf.kept is not None:
             owners |= dict.fromkeys(leaf.kept.places, _claim(leaf.kept))
     for leaf in leaves:
-        item = None if leaf.kept or not leaf.entry else _joined(leaf.entry, known, layout)
+        item = None if leaf.kept or not leaf.entry else _joined(leaf.entry, known)
         if item is not None and _is_free(item, owners):
             owners |= dict.fromkeys(item.places, _claim(item))
             yield replace(leaf, kept=item)
@@ -147,7 +147,7 @@ def _claim(item: Item) -> object:
     return (item.spec, item.chunks) if isinstance(item, TensorItem) else item
 
 
-def _joined(entry: Entry, known: _Known, layout: Layout) -> TensorItem | None:
+def _joined(entry: Entry, known: _Known) -> TensorItem | None:
     """The tensor out of chunks of rows, if its bytes are whole ones."""
     ranges = entry.lowered.ranges if isinstance(entry.lowered, Copy) else ()
     found: list[Chunk] = []
@@ -155,7 +155,7 @@ def _joined(entry: Entry, known: _Known, layout: Layout) -> TensorItem | None:
     for part in ranges:
         if isinstance(part, FillRange):
             return None
-        item = known.tensor(_path_of(part.name, layout))
+        item = known.tensor(part.name)
         chunks = _rows(part, item, entry.spec) if item else ()
         if item is None or not chunks:
             return None

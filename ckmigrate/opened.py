@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +21,12 @@ from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.lock import read_lock
 from ckmigrate.snapshot import read_snapshot
 from ckmigrate.spec import Schema
-from ckmigrate.training.layouts import Layout, Outside, find_weights
+from ckmigrate.training.layouts import Layout, find_weights
 from ckmigrate.uncollected import uncollected
 
 __all__ = ["Opened", "Policy", "Request", "identify_opened", "open_weights", "replays"]
 
 Policy = Literal["refuse", "drop"]
-
-_OPTIMIZER_FILE = re.compile(r"optimizer[._][^/]*(/|$)|global_step[0-9]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,18 +94,10 @@ def open_weights(path: Path, project: Project, request: Request) -> Opened:
     not done."""
     require_settled(folder_of(path))
     stored = open_checkpoint(path, carry=(*project.carry, *request.carry))
-    layout = find_weights(
-        stored, weights=request.weights or project.weights, wrappers=project.wrappers
+    return Opened(
+        stored,
+        find_weights(stored, weights=request.weights or project.weights, wrappers=project.wrappers),
     )
-    files = tuple(_training_files(stored.folder.others)) if stored.folder else ()
-    return Opened(stored, replace(layout, training_state=layout.training_state + files))
-
-
-def _training_files(names: Sequence[str]) -> Iterator[Outside]:
-    """Files beside shards in which trainers keep optimizer state; they are not opened."""
-    for name in names:
-        if _OPTIMIZER_FILE.match(name):
-            yield Outside((name,), "optimizer", "a file of optimizer state")
 
 
 def replays(project: Project, history: History, params: Mapping[str, object]) -> dict[str, Replay]:

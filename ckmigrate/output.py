@@ -274,7 +274,7 @@ def result_tree(
         prefix = "" if unwrap else layout.prefix
         return {prefix + name: tensor for name, tensor in new}
     result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
-    return child(result, layout.path) if weights_only else drop_outside(result, gone)
+    return child(result, layout.path) if weights_only else drop_outside(result, layout, gone)
 
 
 def _lost_metadata(tree: object) -> list[str]:

@@ -65,11 +65,9 @@ def make_dcp(
     result = result_tree(
         plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
     )
-    prefix = "" if unwrap else layout.prefix
-    base = () if weights_only or stored.is_flat else layout.path
-    entries = {(*base, prefix + entry.name): entry for entry in plan.entries}
     old = stored.dcp or new_metadata()
-    leaves = find_leaves(result, old, stored, layout, entries)
+    entries = {id(made[entry.name]): entry for entry in plan.entries}
+    leaves = find_leaves(result, old, stored, layout.entries, entries)
     kept_files = frozenset(old.files) if in_place else _kept_files(leaves, stored)
     others = stored.folder.others if stored.folder and stored.dcp and not weights_only else ()
     _require_carried(stored, weights_only=weights_only)

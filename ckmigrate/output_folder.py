@@ -7,7 +7,7 @@ the last one. Only where a size is given for the shards they are filled anew, in
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -30,6 +30,7 @@ from ckmigrate.output import (
     torch_work,
     would_lose,
 )
+from ckmigrate.output_companions import make_companions
 from ckmigrate.placement import safetensors_image, torch_phases
 from ckmigrate.planning import Entry, Plan
 from ckmigrate.training.layouts import Layout
@@ -91,12 +92,16 @@ def make_folder(
         files[index] = _text(render_index(weight_map, _index_metadata(plan, stored, tree), tag))
     carried: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    tensors = dict(layout.entries)
     if stored.folder is not None and not weights_only:
+        companions = make_companions(stored, layout, gone)
         files |= _config(stored, tree)
-        carried = _carried(stored.folder, tree, gone, files)
+        carried = _carried(stored.folder, tree, companions.gone, files)
         _require_carried(stored, files, carried)
+        files |= companions.files
+        tensors |= companions.tensors
         empty = stored.folder.empty
-    return Output("sharded", files, layout.entries, tuple(names), index, carried, empty)
+    return Output("sharded", files, tensors, tuple(names), index, carried, empty)
 
 
 def _lost(stored: Stored, layout: Layout, tree: object, gone: Sequence[Path]) -> list[str]:
@@ -261,12 +266,11 @@ def _is_same(one: object, other: object) -> bool:
 
 
 def _carried(
-    folder: Folder, tree: object, gone: Sequence[Path], files: Mapping[str, OutputFile]
+    folder: Folder, tree: object, gone: Collection[str], files: Mapping[str, OutputFile]
 ) -> tuple[str, ...]:
-    left = {str(path[0]) for path in gone}
     keeps_config = "config" in (entries_of(tree) or {}) and CONFIG not in files
     config = (CONFIG,) if keeps_config else ()
-    return (*config, *(name for name in folder.others if name not in left))
+    return (*config, *(name for name in folder.others if name not in gone))
 
 
 def _require_carried(

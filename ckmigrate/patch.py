@@ -121,6 +121,9 @@ def _folder(prepared: Prepared, places: Places) -> Patch:
         raise _refused(
             prepared, [f"{name} would go, or get another name" for name in moved or gone]
         )
+    anew = [n for n, file in output.files.items() if file.work and n not in output.shards]
+    if anew:
+        raise _refused(prepared, [f"{name} would be written anew" for name in anew])
     spare = 0
     if folder.container == "torch":
         patches, spare = _torch_shards(prepared, places)
@@ -278,5 +281,6 @@ def _new_bytes(prepared: Prepared, places: Places) -> dict[str, bytes]:
 
 
 def _spare(stored: Stored, used: set[str]) -> int:
-    """Bytes of storages that nothing names any more."""
-    return sum(record.nbytes for key, record in stored.records.items() if key not in used)
+    """Bytes of storages that nothing names any more; files beside the weights stay as they are."""
+    kept = used | stored.beside.records.keys()
+    return sum(record.nbytes for key, record in stored.records.items() if key not in kept)

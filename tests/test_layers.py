@@ -32,7 +32,7 @@ LAYERS = (
     "locking",
     "checking",
     "opened remarks uncollected placement prepare verify",
-    "output leaves_dcp output_dcp output_folder places",
+    "output leaves_dcp output_dcp output_companions output_folder places",
     "commuting migrate rebasing patch patch_dcp fast",
     "squash.* lineage",
     "export.*",

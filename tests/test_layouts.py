@@ -387,7 +387,7 @@ def test_a_deep_tree_without_tensors_is_no_problem() -> None:
 
 def test_drops_what_lies_outside_and_leaves_the_input() -> None:
     source = stored({"model": net().state_dict(), "o": [1, torch.zeros(2), torch.zeros(3)], "e": 1})
-    changed = drop_outside(source.tree, [("o", 1), ("o", 2), ("e",)])
+    changed = drop_outside(source.tree, find_weights(source), [("o", 1), ("o", 2), ("e",)])
     assert changed == {"model": child(source.tree, ("model",)), "o": [1]}
     assert list(entries_of(source.tree) or ()) == ["model", "o", "e"]
     assert child(source.tree, ("o", 2)) is not None
@@ -520,7 +520,7 @@ def test_a_real_training_file_is_found_renamed_and_loaded_strictly(tmp_path: Pat
     new = [(f"body.{name}", tensor) for name, tensor in layout.entries.items()]
     moves = {name: (f"body.{name}",) for name in layout.entries}
     tree = replace_weights(source.tree, layout, new, moves=moves)
-    tree = drop_outside(tree, [outside.path for outside in layout.training_state])
+    tree = drop_outside(tree, layout, [outside.path for outside in layout.training_state])
     written(torch_zip.image(tree, tag=None), source, tmp_path / "new.ckpt")
 
     loaded = torch.load(tmp_path / "new.ckpt", weights_only=True)

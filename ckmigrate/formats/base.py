@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Box",
+    "Companions",
     "Container",
     "FileIdentity",
     "FileImage",
@@ -112,6 +113,20 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class Companions:
+    """Files of training state beside the weights of a folder.
+
+    trees    of those that were read, by relative name, in the order of the folder
+    records  of the storages of all trees
+    faults   why the others could not be read, by relative name
+    """
+
+    trees: Mapping[str, object] = field(default_factory=dict)
+    records: Mapping[str, Record] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A checkpoint, read but for its tensor bytes.
 
@@ -127,6 +142,7 @@ class Stored:
     folder    of a checkpoint of several files: what else it consists of
     parts     of a folder: every file of it, the shards first, `Record.file` counts in these
     dcp       of a DCP folder: what its .metadata says
+    beside    of a folder of shards: the files of training state in it; `records` has theirs too
     """
 
     path: Path
@@ -141,6 +157,7 @@ class Stored:
     parts: tuple[StoredFile, ...] = ()
     tag_fault: str | None = None
     dcp: DcpMetadata | None = None
+    beside: Companions = field(default_factory=Companions)
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -156,6 +173,12 @@ class Stored:
     def is_flat(self) -> bool:
         """Whether the tree is the tensors by name and nothing else."""
         return self.format not in ("torch", "dcp")
+
+    @property
+    def state_tree(self) -> object:
+        """Where paths of training state begin: the tree, or a dict of the trees of those files
+        that are beside the weights."""
+        return self.beside.trees if self.is_flat else self.tree
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -13,16 +13,17 @@ from typing import Final, Never
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats import safetensors
-from ckmigrate.formats.base import Stored
+from ckmigrate.formats.base import Record, Stored
 from ckmigrate.formats.content import PICKLE, PICKLE_START, Foreign, foreign
 from ckmigrate.formats.dcp_tag import METADATA
-from ckmigrate.formats.read_at import read_at
+from ckmigrate.formats.read_at import Region, read_at
 
 __all__ = ["is_checkpoint_folder", "open_checkpoint", "open_regular"]
 
 _HEAD: Final = 4096
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LARGEST_TEXT: Final = 100_000_000
+_SAVE_AGAIN: Final = "Load it with torch and save it again."
 
 
 def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
@@ -42,7 +43,10 @@ def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
     if os.path.isdir(path) or path.name.endswith(".index.json"):
         from ckmigrate.formats.sharded import read_folder
 
-        return read_folder(path, lambda file: _open_file(file, names), _text)
+        def read_part(file: Path, prefix: str) -> tuple[object, Mapping[str, Record]]:
+            return _open_part(file, prefix, names)
+
+        return read_folder(path, lambda file: _open_file(file, names), _text, read_part)
     return _open_file(path, names)
 
 
@@ -71,6 +75,26 @@ def _open_file(path: Path, carry: tuple[str, ...]) -> Stored:
     fd = open_regular(path)
     try:
         return _read(path, fd, carry)
+    finally:
+        os.close(fd)
+
+
+def _open_part(
+    path: Path, prefix: str, carry: tuple[str, ...]
+) -> tuple[object, Mapping[str, Record]]:
+    """The tree and the records of a torch file that is a part of a checkpoint."""
+    from ckmigrate.formats.torch_legacy import is_torch_legacy
+    from ckmigrate.formats.torch_zip import is_torch_zip, read_part
+
+    fd = open_regular(path)
+    try:
+        head = _head(path, fd)
+        if is_torch_legacy(head):
+            _refuse(path, "CKM717", "is in torch's format before 1.6", fix=_SAVE_AGAIN)
+        if not is_torch_zip(head):
+            raise _refused_content(path, head, foreign(head))
+        size = os.fstat(fd).st_size
+        return read_part(Region(fd, 0), size, prefix, where=str(path), carry=carry)
     finally:
         os.close(fd)
 

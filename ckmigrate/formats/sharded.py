@@ -3,6 +3,7 @@
     model.safetensors.index.json        names the shard of every tensor
     model-00001-of-00002.safetensors    a shard; *.bin for shards in torch's format
     config.json                         reachable as `ck.meta["config.…"]`
+    optimizer.pt, optimizer.bin         training state (`ckmigrate.formats.companions`)
     tokenizer.json, README.md, …        carried along as they are
 
 The index and the shards must say the same: a tensor that only one of them knows, a tensor that two
@@ -20,6 +21,7 @@ from typing import Final, Never
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import Container, Folder, Record, Stored, StoredFile
+from ckmigrate.formats.companions import ReadPart, read_companions
 from ckmigrate.formats.dcp_tag import METADATA
 from ckmigrate.formats.folder_listing import list_folder
 from ckmigrate.formats.safetensors import TIED
@@ -36,6 +38,7 @@ JSON_ROOTS: Final = ("config", "index")
 _KINDS: Final[tuple[tuple[str, str], ...]] = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
 ReadFile = Callable[[Path], Stored]
+ReadText = Callable[[Path], bytes]
 
 
 def is_index_name(name: str) -> bool:
@@ -58,11 +61,14 @@ def holds_weights(names: Collection[str]) -> bool:
     )
 
 
-def read_folder(path: Path, read_file: ReadFile, read_text: Callable[[Path], bytes]) -> Stored:
+def read_folder(
+    path: Path, read_file: ReadFile, read_text: ReadText, read_part: ReadPart
+) -> Stored:
     """Read the folder `path`, or the folder of the index `path`, but for its tensor bytes.
 
     read_file   reads one file of weights; what it raises passes
     read_text   all bytes of a small file
+    read_part   reads one file of training state; what it raises is kept as its fault
 
     Raises StorageError CKM707 (no weights in it), CKM761 and CKM762 (index), CKM763 (shards are
     missing), CKM764 (index and shards disagree), CKM765 (several checkpoints in it), CKM766 (a
@@ -75,11 +81,11 @@ def read_folder(path: Path, read_file: ReadFile, read_text: Callable[[Path], byt
         found = _choose(path)
         index_name = found if is_index_name(found) else None
     if index_name is None:
-        return _read(_Parts(root, None, None, (found,)), read_file, read_text)
+        return _read(_Parts(root, None, None, (found,)), read_file, read_text, read_part)
     index = parse_index(read_text(root / index_name), where=str(root / index_name))
     shards = tuple(sorted(set(index.weight_map.values()), key=natural_key))
     _require_present(root, index_name, shards)
-    return _read(_Parts(root, index_name, index, shards), read_file, read_text)
+    return _read(_Parts(root, index_name, index, shards), read_file, read_text, read_part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ class _Parts:
         return str(self.root / self.index_name if self.index_name else self.root)
 
 
-def _read(parts: _Parts, read_file: ReadFile, read_text: Callable[[Path], bytes]) -> Stored:
+def _read(parts: _Parts, read_file: ReadFile, read_text: ReadText, read_part: ReadPart) -> Stored:
     shards = [_readable(read_file(parts.root / name)) for name in parts.shards]
     container = _container(parts, shards)
     tensors, records = _joined(parts, shards)
@@ -104,6 +110,9 @@ def _read(parts: _Parts, read_file: ReadFile, read_text: Callable[[Path], bytes]
     beside = [parts.index_name] if parts.index_name else []
     others = tuple(name for name in listing.files if name not in (*parts.shards, *beside, CONFIG))
     rest = [*beside, *([CONFIG] if config is not None else []), *others]
+    first = len(parts.shards) + len(rest) - len(others)
+    numbers = {name: number for number, name in enumerate(others, start=first)}
+    companions = read_companions(parts.root, numbers, read_part)
     folder = Folder(
         container,
         parts.shards,
@@ -119,7 +128,7 @@ def _read(parts: _Parts, read_file: ReadFile, read_text: Callable[[Path], bytes]
         format="sharded",
         identity=shards[0].identity,
         tree=tensors,
-        records=records,
+        records={**records, **companions.records},
         metadata=_metadata(parts, shards, config),
         tag=tag,
         tag_fault=fault,
@@ -134,6 +143,7 @@ def _read(parts: _Parts, read_file: ReadFile, read_text: Callable[[Path], bytes]
             *(StoredFile(shard.path, shard.identity) for shard in shards),
             *(StoredFile(parts.root / name, listing.files[name]) for name in rest),
         ),
+        beside=companions,
     )
 
 

@@ -7,12 +7,13 @@ project says. Its names may carry the prefix of a wrapper (DDP, torch.compile, A
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import Stored
+from ckmigrate.formats.companions import is_average_file, is_optimizer_file
 from ckmigrate.formats.state_dict import (
     Rewrite,
     fault_of,
@@ -56,11 +57,14 @@ class Outside:
                  names of the weights, such as an EMA, or several tensors with shapes of weights;
                  "other": random states, normalisation …
     description  one short phrase for a report
+    is_readable  whether it stands at `path` in `Stored.state_tree`; otherwise the description says
+                 why not, and it can only be left as it is or left out
     """
 
     path: Path
     kind: Literal["optimizer", "copy", "other"]
     description: str
+    is_readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +110,26 @@ def find_weights(
     else:
         path = _found(stored.tree, where)
     layout = layout_at(stored.tree, path, wrappers=wrappers)
-    if not path:  # everything is inside
-        return layout
-    outside = tuple(_Search(stored.tree, layout, tuple(wrappers), where).run())
-    return replace(layout, training_state=_told_apart(outside, stored.tree, layout))
+    outside: tuple[Outside, ...] = ()
+    if path or stored.is_flat:  # otherwise everything in the tree is inside
+        found = _Search(stored, layout, tuple(wrappers)).run()
+        outside = _told_apart(tuple(found), stored.state_tree, layout)
+    unread = _unread(stored, {str(o.path[0]) for o in outside if o.kind == "optimizer"})
+    return replace(layout, training_state=(*outside, *unread))
+
+
+def _unread(stored: Stored, known: Collection[str]) -> Iterator[Outside]:
+    """Files beside the weights whose names promise training state that was not found in them."""
+    names = stored.folder.others if stored.folder else ()
+    for name in names:
+        fault = stored.beside.faults.get(name)
+        if is_optimizer_file(name) and name not in known:
+            why = fault or "no state and param_groups stand in it"
+            what = f"a file of optimizer state that cannot be changed: {why}"
+            yield Outside((name,), "optimizer", what, is_readable=False)
+        elif fault is not None and is_average_file(name):
+            what = f"a file of averaged weights that cannot be changed: {fault}"
+            yield Outside((name,), "copy", what, is_readable=False)
 
 
 def _told_apart(outside: tuple[Outside, ...], tree: object, layout: Layout) -> tuple[Outside, ...]:
@@ -169,9 +189,11 @@ def replace_weights(
     return put(tree, layout.path, rewritten(state_dict, rewrite))
 
 
-def drop_outside(tree: object, paths: Iterable[Path]) -> object:
-    """The tree without the nodes at these paths, as `Layout.training_state` gives them."""
-    return drop(tree, paths)
+def drop_outside(tree: object, layout: Layout, paths: Iterable[Path]) -> object:
+    """The tree without the nodes at these paths, as `layout.training_state` gives them; those of
+    files that could not be read are not in it."""
+    unread = {o.path for o in layout.training_state if not o.is_readable}
+    return drop(tree, [path for path in paths if path not in unread])
 
 
 # --- finding the state dict -------------------------------------------------------------------
@@ -273,13 +295,13 @@ def _dotted(path: Path) -> str:
 class _Search:
     """One walk over everything but the weights; bounded, since the tree is a stranger's."""
 
-    def __init__(self, tree: object, layout: Layout, wrappers: tuple[str, ...], where: str) -> None:
-        self.tree = tree
-        self.weights = layout.path
+    def __init__(self, stored: Stored, layout: Layout, wrappers: tuple[str, ...]) -> None:
+        self.tree = stored.state_tree
+        self.weights = None if stored.is_flat else layout.path
         self.names = layout.entries.keys()
         self.wrappers = wrappers
-        self.where = where
-        self.holding = holders(tree, lambda n: isinstance(n, Tensor) or _is_optimizer(n))
+        self.where = str(stored.path)
+        self.holding = holders(self.tree, lambda n: isinstance(n, Tensor) or _is_optimizer(n))
         self.steps = 0
 
     def run(self) -> Iterator[Outside]:
@@ -293,7 +315,7 @@ class _Search:
         if len(path) > _MAX_DEPTH or self.steps > _MAX_STEPS:
             what = "the checkpoint is nested too deeply, or shares its parts too often"
             raise StorageError("CKM734", what, where=self.where, fix="save it without such objects")
-        above = path == self.weights[: len(path)]
+        above = path == (self.weights or ())[: len(path)]
         found = None if above else self.classify(node, inner, path)
         if found is not None:
             yield found
@@ -330,7 +352,15 @@ def _is_optimizer(node: object) -> bool:
         return True
     if entries is None or not isinstance(entries.get("param_groups"), list | tuple):
         return False
-    return entries_of(entries.get("state")) is not None
+    # Distributed checkpoints leave nothing of an empty mapping.
+    alone = entries.keys() == {"param_groups"} and _are_groups(entries["param_groups"])
+    return alone or entries_of(entries.get("state")) is not None
+
+
+def _are_groups(node: object) -> bool:
+    """Whether a node is groups of parameters as optimizers have them."""
+    groups = [entries_of(part) for part in node] if isinstance(node, list | tuple) else []
+    return bool(groups) and all(group is not None and "params" in group for group in groups)
 
 
 def _is_flat_optimizer(entries: Mapping[object, object]) -> bool:
@@ -345,7 +375,7 @@ def _describe_optimizer(node: object) -> str:
     entries = entries_of(node) or {}
     if _is_flat_optimizer(entries):
         return f"optimizer state, {sum(isinstance(v, Tensor) for v in entries.values())} tensors"
-    state = entries_of(entries["state"]) or {}
+    state = entries_of(entries.get("state")) or {}
     return f"optimizer state of {len(state)} parameters"
 
 

@@ -1,0 +1,214 @@
+"""Files of training state beside the weights of a folder: read, left out, written anew."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from ckmigrate.errors import StorageError
+from ckmigrate.execute.commit import Destination
+from ckmigrate.formats.base import Stored
+from ckmigrate.formats.open_checkpoint import open_checkpoint
+from ckmigrate.formats.tree import Tensor
+from ckmigrate.formats.tree_paths import child
+from ckmigrate.migrate import carry_out, open_weights
+from ckmigrate.training.layouts import find_weights
+from ckmigrate.verify import loaded_tensors
+from tests.projects import Zoo
+from tests.shards import digest
+from tests.training_folders import Arguments, accelerated, step, trainer
+
+RENAME = "ck.rename('0.{p}', 'first.{p}')"
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+
+
+def trained(model: nn.Module) -> torch.optim.AdamW:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    step(model, optimizer)
+    return optimizer
+
+
+def found(stored: Stored) -> dict[tuple[object, ...], tuple[str, bool]]:
+    return {o.path: (o.kind, o.is_readable) for o in find_weights(stored).training_state}
+
+
+def why(stored: Stored, name: str) -> str:
+    (outside,) = (o for o in find_weights(stored).training_state if o.path == (name,))
+    assert not outside.is_readable
+    return outside.description
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def test_the_optimizer_of_a_trainer_is_found_with_its_values(tmp_path: Path) -> None:
+    model = net()
+    optimizer = trained(model)
+    stored = open_checkpoint(trainer(tmp_path / "checkpoint-2", model, optimizer))
+    assert found(stored) == {("optimizer.pt",): ("optimizer", True)}
+    node = child(stored.state_tree, ("optimizer.pt", "state", 2, "exp_avg"))
+    assert isinstance(node, Tensor)
+    record = stored.records[node.storage.key]
+    assert stored.files[record.file].path.name == "optimizer.pt"
+    with loaded_tensors(stored, {"moment": node}) as values:
+        assert torch.equal(values["moment"], optimizer.state_dict()["state"][2]["exp_avg"])
+
+
+def test_each_optimizer_of_accelerate_is_found_and_no_random_state(tmp_path: Path) -> None:
+    model = net()
+    optimizers = [trained(model[0]), trained(model[1])]
+    stored = open_checkpoint(accelerated(tmp_path / "state", model, optimizers, {"epoch": 3}))
+    both = ("optimizer.bin",), ("optimizer_1.bin",)
+    assert found(stored) == dict.fromkeys(both, ("optimizer", True))
+    keys = {
+        node.storage.key
+        for path in both
+        for index in (0, 1)
+        if isinstance(node := child(stored.state_tree, (*path, "state", index, "exp_avg")), Tensor)
+    }
+    assert len(keys) == 4, "storages of two files have two keys"
+
+
+def test_a_registered_average_is_a_copy_of_the_weights(tmp_path: Path) -> None:
+    model = net()
+    average = AveragedModel(model).state_dict()
+    folder = accelerated(tmp_path / "state", model, [], average, {"model": average, "epoch": 2})
+    torch.save(model.state_dict(), folder / "model_ema.pt")
+    assert found(open_checkpoint(folder)) == {
+        ("custom_checkpoint_0.pkl",): ("copy", True),
+        ("custom_checkpoint_1.pkl", "model"): ("copy", True),
+        ("model_ema.pt",): ("copy", True),
+    }
+
+
+def test_other_files_are_not_opened(tmp_path: Path) -> None:
+    folder = accelerated(tmp_path / "state", net(), [])
+    names = "schema.bin", "lemma.pt", "sub/optimizer.pt", "optimizers.py", "rng_state_0.pth"
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("no checkpoint")
+    assert not open_checkpoint(folder).beside.trees
+    assert not open_checkpoint(folder).beside.faults
+    assert found(open_checkpoint(folder)) == {}
+
+
+def test_a_file_that_cannot_be_read_is_stale_with_its_reason(tmp_path: Path) -> None:
+    model = net()
+    folder = accelerated(tmp_path / "state", model, [])
+    (folder / "optimizer.bin").write_text("state")
+    (folder / "optimizer_1.bin").write_bytes(b"")
+    torch.save(Arguments(), folder / "optimizer_2.bin")
+    torch.save(model.state_dict(), folder / "optimizer_3.bin", _use_new_zipfile_serialization=False)
+    torch.save({"lr": 1}, folder / "optimizer_4.bin")
+    torch.save(Arguments(), folder / "model_ema.pt")
+    torch.save(Arguments(), folder / "custom_checkpoint_0.pkl")
+    (folder / "optimizer_5").mkdir()
+    (folder / "optimizer_5" / ".metadata").write_bytes(b"")
+    stored = open_checkpoint(folder)
+    assert "optimizer.bin is a text file" in why(stored, "optimizer.bin")
+    assert "empty" in why(stored, "optimizer_1.bin")
+    assert "tests.training_folders.Arguments" in why(stored, "optimizer_2.bin")
+    assert "before 1.6" in why(stored, "optimizer_3.bin")
+    assert "no state and param_groups" in why(stored, "optimizer_4.bin")
+    assert "Arguments" in why(stored, "model_ema.pt")
+    assert [path for path in found(stored) if str(path[0]).startswith("custom")] == []
+
+
+def test_a_class_that_is_carried_lets_a_file_be_read(tmp_path: Path) -> None:
+    model = net()
+    state = trained(model).state_dict() | {"arguments": Arguments()}
+    folder = trainer(tmp_path / "ck", model, trained(model), **{"optimizer_1.bin": state})
+    assert found(open_checkpoint(folder))["optimizer_1.bin",] == ("optimizer", False)
+    stored = open_checkpoint(folder, carry=("tests.training_folders.Arguments",))
+    assert found(stored)["optimizer_1.bin",] == ("optimizer", True)
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def zoo_of(folder: Path, model: nn.Module) -> Zoo:
+    return Zoo(folder, RENAME, base=model.state_dict())
+
+
+def test_a_stale_file_is_left_out_and_the_others_come_along(tmp_path: Path) -> None:
+    model = net()
+    zoo = zoo_of(tmp_path / "p", model)
+    folder = trainer(zoo.folder / "checkpoint-2", model, trained(model))
+    new = zoo.upgrade(folder, "new", optimizer="drop")
+    assert set(os.listdir(folder)) - set(os.listdir(new)) == {"optimizer.pt"}
+    for name in ("scheduler.pt", "training_args.bin", "rng_state.pth", "trainer_state.json"):
+        assert (new / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_what_is_left_out_of_a_file_leaves_the_rest_of_it(tmp_path: Path) -> None:
+    model = net()
+    zoo = zoo_of(tmp_path / "p", model)
+    noise = torch.randn(7)
+    rest = {"epoch": 2, "noise": noise, "step": torch.tensor(3)}
+    registered = {"ema": AveragedModel(model).state_dict(), **rest}
+    folder = accelerated(zoo.folder / "state", model, [], registered, rest)
+    new = zoo.upgrade(folder, "new", ema="drop")
+    written = torch.load(new / "custom_checkpoint_0.pkl", weights_only=True)
+    assert written.keys() == rest.keys()
+    assert torch.equal(written["noise"], noise)
+    same = "custom_checkpoint_1.pkl"
+    assert (new / same).read_bytes() == (folder / same).read_bytes()
+
+
+def test_a_tag_alone_changes_no_file_beside_the_weights(tmp_path: Path) -> None:
+    model = net()
+    zoo = Zoo(tmp_path / "p", base=model.state_dict())
+    folder = trainer(zoo.folder / "checkpoint-2", model, trained(model))
+    before, after = digest(folder), digest(zoo.upgrade(folder, "new"))
+    assert before is not None
+    assert after is not None
+    assert {name for name in before if before[name] != after.get(name)} == {"model.safetensors"}
+
+
+def test_a_file_that_changes_meanwhile_is_no_source(tmp_path: Path) -> None:
+    model = net()
+    zoo = zoo_of(tmp_path / "p", model)
+    folder = trainer(zoo.folder / "checkpoint-2", model, trained(model))
+    request = zoo.request(folder, optimizer="drop")
+    prepared = zoo.prepare(folder, request)
+    os.utime(folder / "optimizer.pt", ns=(1, 1))
+    with pytest.raises(StorageError) as caught:
+        carry_out(prepared, Destination(zoo.folder / "new"))
+    assert (caught.value.code, "optimizer.pt" in caught.value.what) == ("CKM753", True)
+
+
+def test_damage_beside_the_weights_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    model = net()
+    zoo = zoo_of(tmp_path / "p", model)
+    registered = {"ema": AveragedModel(model).state_dict(), "noise": torch.zeros(64)}
+    folder = accelerated(zoo.folder / "state", model, [], registered)
+    file = folder / "custom_checkpoint_0.pkl"
+    with zipfile.ZipFile(file) as archive:
+        (largest,) = [one for one in archive.infolist() if one.file_size == 256]
+    raw = bytearray(file.read_bytes())
+    raw[raw.index(bytes(256), largest.header_offset + 80) + 100] = 1
+    file.write_bytes(raw)
+    assert zoo.refusal(folder, "new", ema="drop").code == "CKM760"
+
+
+def test_files_beside_a_distributed_checkpoint_are_left_out(tmp_path: Path) -> None:
+    from tests.dcp_folders import save
+
+    zoo = Zoo(tmp_path / "p", "ck.rename('a', 'b')", base={"a": torch.ones(2)})
+    folder = save(zoo.folder / "ck", {"model": {"a": torch.ones(2)}})
+    (folder / "optimizer.pt").write_text("state")
+    opened = open_weights(folder, zoo.project, zoo.request(folder))
+    assert [o.path for o in opened.layout.training_state] == [("optimizer.pt",)]
+    assert zoo.refusal(folder, "new").code == "CKM560"
+    new = zoo.upgrade(folder, "new", optimizer="drop")
+    assert "optimizer.pt" not in os.listdir(new)
