@@ -79,6 +79,13 @@ class Trace:
     def checks(self) -> tuple[Check, ...]:
         return tuple(check for script in self.scripts for check in script.checks)
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether every entry keeps its name and bytes."""
+        before, after = self.start.entries, self.end.entries
+        same = all(isinstance(e, Source) and e == before.get(n) for n, e in after.items())
+        return same and len(before) == len(after)
+
 
 def start(schema: Schema, *, ties: Ties = (), meta: Meta | None = None) -> State:
     """Every entry as a source; the names of a tied group are one source."""

@@ -12,6 +12,7 @@ from ckmigrate.execute.lock import Lock
 from ckmigrate.execute.patch import Patch
 from ckmigrate.execute.source import open_source
 from ckmigrate.migrate import Outcome
+from ckmigrate.output import held_tensors
 from ckmigrate.patch import make_patch
 from ckmigrate.prepare import Prepared
 from ckmigrate.verify import verify_file
@@ -37,7 +38,8 @@ def carry_out_in_place(
     stored = prepared.opened.stored
     patch = make_patch(prepared)
     phase("check", 0)
-    with explained(stored.path), open_source(stored, prepared.opened.layout.entries) as source:
+    held = held_tensors(prepared.plan, prepared.opened.layout)
+    with explained(stored.path), open_source(stored, held) as source:
         check_claims(prepared.plan.checks, source)
     index = stored.folder.index if stored.folder else None
     path = lock.path / index if index else lock.path

@@ -5,7 +5,7 @@ The command line and the Python interface both stand on these two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,15 @@ from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
 from ckmigrate.execute.lock import Lock
 from ckmigrate.execute.source import open_source
 from ckmigrate.formats.base import Stored
-from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
+from ckmigrate.opened import (
+    Opened,
+    Request,
+    dropped_state,
+    edited,
+    identify_opened,
+    open_weights,
+    replays,
+)
 from ckmigrate.output import (
     Output,
     OutputFile,
@@ -27,7 +35,7 @@ from ckmigrate.output import (
 )
 from ckmigrate.output_folder import make_folder
 from ckmigrate.prepare import Direction, Prepared, find_target, finding_once, prepare
-from ckmigrate.training.layouts import Layout, find_weights
+from ckmigrate.training.layouts import Layout
 from ckmigrate.verify import verify_file
 
 __all__ = [
@@ -209,18 +217,5 @@ def build_output(
 
 
 def layout_after(tree: object, prepared: Prepared) -> Layout:
-    """Where everything is once metadata was edited: what is no tensor may have moved."""
-    opened, request, project = prepared.opened, prepared.request, prepared.project
-    if opened.stored.is_flat or tree is opened.stored.tree:
-        return opened.layout
-    return find_weights(
-        replace(opened.stored, tree=tree),
-        weights=request.weights or project.weights,
-        wrappers=project.wrappers,
-    )
-
-
-def dropped_state(layout: Layout, request: Request) -> Sequence[tuple[object, ...]]:
-    """Paths of training state that the request leaves behind."""
-    policy = {"optimizer": request.optimizer, "copy": request.ema}
-    return [o.path for o in layout.training_state if policy.get(o.kind) == "drop"]
+    """Where everything is once metadata was edited."""
+    return edited(prepared.opened, tree, prepared.project, prepared.request).layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +24,18 @@ from ckmigrate.spec import Schema
 from ckmigrate.training.layouts import Layout, find_weights
 from ckmigrate.uncollected import uncollected
 
-__all__ = ["Opened", "Policy", "Request", "identify_opened", "open_weights", "replays"]
+__all__ = [
+    "Opened",
+    "Policy",
+    "Request",
+    "dropped_state",
+    "edited",
+    "identify_opened",
+    "open_weights",
+    "replays",
+]
 
-Policy = Literal["refuse", "drop"]
+Policy = Literal["carry", "drop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +47,7 @@ class Request:
     model          name of one of the configured models; None where there is only one
     use_model      compare with the model and load into it (needs torch); otherwise with the
                    snapshot that the scripts make of the base schema
-    optimizer, ema what to do with training state that the migration would make stale
+    optimizer, ema what to do with training state: let it follow the weights, or leave it behind
     max_shard_size bytes of tensors in a file; the result then is a folder with a new layout
     to_format      "dcp": the result is a distributed checkpoint, whatever the source is
     """
@@ -50,8 +59,8 @@ class Request:
     params: Mapping[str, object] = field(default_factory=dict)
     weights: str | None = None
     carry: tuple[str, ...] = ()
-    optimizer: Policy = "refuse"
-    ema: Policy = "refuse"
+    optimizer: Policy = "carry"
+    ema: Policy = "carry"
     weights_only: bool = False
     unwrap: bool = False
     max_memory: int | None = None
@@ -98,6 +107,21 @@ def open_weights(path: Path, project: Project, request: Request) -> Opened:
         stored,
         find_weights(stored, weights=request.weights or project.weights, wrappers=project.wrappers),
     )
+
+
+def edited(opened: Opened, tree: object, project: Project, request: Request) -> Opened:
+    """The checkpoint once its metadata was edited: what is no tensor may have moved."""
+    if opened.stored.is_flat or tree is opened.stored.tree:
+        return opened
+    stored = replace(opened.stored, tree=tree)
+    weights = request.weights or project.weights
+    return Opened(stored, find_weights(stored, weights=weights, wrappers=project.wrappers))
+
+
+def dropped_state(layout: Layout, request: Request) -> tuple[tuple[object, ...], ...]:
+    """Paths of training state that the request leaves behind."""
+    policy = {"optimizer": request.optimizer, "copy": request.ema}
+    return tuple(o.path for o in layout.training_state if policy.get(o.kind) == "drop")
 
 
 def replays(project: Project, history: History, params: Mapping[str, object]) -> dict[str, Replay]:

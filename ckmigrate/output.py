@@ -12,14 +12,14 @@ from pathlib import Path as FilePath
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
 from ckmigrate.execute.source import is_plain
-from ckmigrate.expr import Source, sources
+from ckmigrate.expr import Expr, Source, sources
 from ckmigrate.formats import safetensors, torch_zip
 from ckmigrate.formats.base import FileImage, Format, Stored
 from ckmigrate.formats.pickle_limits import content
 from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.sharded import JSON_ROOTS
 from ckmigrate.formats.tree import Storage, Tensor
-from ckmigrate.formats.tree_paths import Path, child, entries_of, steps
+from ckmigrate.formats.tree_paths import Path, child, entries_of, put, steps
 from ckmigrate.lower import lower
 from ckmigrate.placement import safetensors_image, torch_phases
 from ckmigrate.planning import Entry, Plan
@@ -32,6 +32,7 @@ __all__ = [
     "becomes_folder",
     "folder_format",
     "format_of",
+    "held_tensors",
     "is_file_name",
     "left_out",
     "lost_beside_weights",
@@ -240,13 +241,14 @@ def _torch(
         plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
     )
     nested = bool(layout.path) and not weights_only and entries_of(result) is not None
+    held = held_tensors(plan, layout)
     image = torch_zip.image(
         result,
         tag=tag,
         tag_as="key" if nested else "record",
-        phases=torch_phases(plan.entries, made, stored, layout.entries),
+        phases=torch_phases(plan.tensors, made, stored, held),
     )
-    work, tensors = torch_work(plan.entries, made, image, stored, layout, result)
+    work, tensors = torch_work(plan.tensors, made, image, stored, held, result)
     return Output("torch", {"": OutputFile(image, work)}, tensors)
 
 
@@ -274,6 +276,8 @@ def result_tree(
         prefix = "" if unwrap else layout.prefix
         return {prefix + name: tensor for name, tensor in new}
     result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
+    for node in plan.carried.nodes:
+        result = put(result, node.path, node.build(made))
     return child(result, layout.path) if weights_only else drop_outside(result, layout, gone)
 
 
@@ -285,24 +289,30 @@ def _lost_metadata(tree: object) -> list[str]:
     ]
 
 
+def held_tensors(plan: Plan, layout: Layout) -> dict[str, Tensor]:
+    """The tensors that a plan's expressions read, by name and by label."""
+    return {**layout.entries, **plan.carried.sources}
+
+
 def new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]:
-    """A tensor of its own storage for every entry; tied entries share one.
+    """A tensor of its own storage for every entry, of training state by label; tied ones share one.
 
     A storage that is one unchanged entry stays itself, so that whatever else in the file shares it
-    goes on doing so.
+    goes on doing so. Of two entries that are one tensor of the file, untied since, one has it.
     """
-    first = {name: group[0] for group in plan.ties for name in group}
+    first, held = plan.owners, held_tensors(plan, layout)
     storages: dict[str, Storage] = {}
-    kept: set[str] = set()
+    kept: set[tuple[str, Expr]] = set()
     made: dict[str, Tensor] = {}
     fresh = unused_prefix(stored)
-    for entry in plan.entries:
+    for entry in plan.tensors:
         owner = first.get(entry.name, entry.name)
-        origin = next((layout.entries[name] for name in sources(entry.expr)), None)
+        origin = next((held[name] for name in sources(entry.expr)), None)
         like = origin if entry.is_unchanged else None
         if owner not in storages:
-            if like is not None and like.storage.key not in kept and _is_whole(like):
-                kept.add(like.storage.key)
+            whole = like is not None and _is_whole(like)
+            if like is not None and whole and (like.storage.key, entry.expr) not in kept:
+                kept.add((like.storage.key, entry.expr))
                 storages[owner] = like.storage
             else:
                 device = origin.storage.device if origin else "cpu"
@@ -341,15 +351,19 @@ def torch_work(
     made: Mapping[str, Tensor],
     image: FileImage,
     stored: Stored,
-    layout: Layout,
+    held: Mapping[str, Tensor],
     tree: object,
 ) -> tuple[dict[str, Work], dict[str, Tensor]]:
+    """What fills each slot of a file, and the sources of that by name.
+
+    held  the tensors that the expressions of the entries read
+    """
     work: dict[str, Work] = {}
     for entry in entries:
         key = made[entry.name].storage.key
         work.setdefault(key, Work(entry.name, entry.expr, entry.lowered))
     others = {key: node for key, node in _storages(tree).items() if key not in work}
-    tensors = dict(layout.entries)
+    tensors = dict(held)
     for key, storage in others.items():
         label = f"storage {key} beside the weights"
         tensors[label] = tensor = _flat(storage)

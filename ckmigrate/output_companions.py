@@ -44,7 +44,7 @@ def make_companions(stored: Stored, layout: Layout, gone: Sequence[Path]) -> Wri
     for name, tree in changed.items():
         where = torch_phases((), {}, stored, layout.entries)
         image = torch_zip.image(tree, tag=None, phases=where)
-        work, found = torch_work((), {}, image, stored, layout, tree)
+        work, found = torch_work((), {}, image, stored, layout.entries, tree)
         files[name] = OutputFile(image, work)
         tensors |= found
     left = {name for name in old if name not in new}

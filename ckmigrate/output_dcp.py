@@ -33,7 +33,14 @@ from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path
 from ckmigrate.formats.zip_image import ALIGNMENT
 from ckmigrate.leaves_dcp import Leaf, find_leaves
-from ckmigrate.output import Output, OutputFile, new_tensors, result_tree, torch_work
+from ckmigrate.output import (
+    Output,
+    OutputFile,
+    held_tensors,
+    new_tensors,
+    result_tree,
+    torch_work,
+)
 from ckmigrate.planning import Entry, Plan
 from ckmigrate.training.layouts import Layout
 
@@ -71,7 +78,8 @@ def make_dcp(
     kept_files = frozenset(old.files) if in_place else _kept_files(leaves, stored)
     others = stored.folder.others if stored.folder and stored.dcp and not weights_only else ()
     _require_carried(stored, weights_only=weights_only)
-    writer = _Writer(plan.entries, made, stored, layout, _free_name(stored))
+    held = held_tensors(plan, layout)
+    writer = _Writer(plan.entries, made, stored, held, _free_name(stored))
     items = {leaf.name: writer.item(leaf, kept_files) for leaf in leaves}
     paths = {leaf.name: leaf.path for leaf in leaves}
     nested = old.nested or any(path != (name,) for name, path in paths.items())
@@ -150,16 +158,16 @@ class _Writer:
         entries: Sequence[Entry],
         made: Mapping[str, Tensor],
         stored: Stored,
-        layout: Layout,
+        held: Mapping[str, Tensor],
         name: str,
     ) -> None:
-        self._made, self._stored, self._layout, self._name = made, stored, layout, name
+        self._made, self._stored, self._held, self._name = made, stored, held, name
         self._entries = {made[entry.name].storage.key: entry for entry in reversed(entries)}
         self._images: list[tuple[int, FileImage]] = []
         self._work: dict[str, Work] = {}
         self._places: dict[object, Place] = {}
         self._end = 0
-        self.tensors: dict[str, Tensor] = dict(layout.entries)
+        self.tensors: dict[str, Tensor] = dict(held)
 
     def item(self, leaf: Leaf, kept_files: frozenset[str]) -> Item:
         """What `.metadata` says of an entry, which is written unless its files stay."""
@@ -183,7 +191,7 @@ class _Writer:
         image = torch_zip.image(node, tag=None)
         number, begin = len(self._images), self._end + -self._end % ALIGNMENT
         entries = [self._entries[key] for key in image.slots if key in self._entries]
-        work, tensors = torch_work(entries, self._made, image, self._stored, self._layout, node)
+        work, tensors = torch_work(entries, self._made, image, self._stored, self._held, node)
         self.tensors |= tensors
         self._work |= {_ZIP_KEY.format(number=number, key=key): w for key, w in work.items()}
         self._images.append((begin, image))

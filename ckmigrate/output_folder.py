@@ -230,7 +230,7 @@ class _Maker:
         tree: dict[str, Tensor] = {self.prefix + e.name: made[e.name] for e in shard.entries}
         where = torch_phases(shard.entries, made, self.stored, self.layout.entries)
         image = torch_zip.image(tree, tag=self.tag, tag_as="record", phases=where)
-        work, _ = torch_work(shard.entries, made, image, self.stored, self.layout, tree)
+        work, _ = torch_work(shard.entries, made, image, self.stored, self.layout.entries, tree)
         return OutputFile(image, work)
 
 

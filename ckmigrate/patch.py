@@ -22,7 +22,7 @@ from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import entries_of
 from ckmigrate.migrate import build_output, dropped_state, layout_after
-from ckmigrate.output import OutputFile, result_tree, unused_prefix
+from ckmigrate.output import OutputFile, held_tensors, result_tree, unused_prefix
 from ckmigrate.output_folder import kept_shards
 from ckmigrate.patch_dcp import dcp_obstacles, dcp_output, make_dcp_patch
 from ckmigrate.places import Places, data_start, find_places
@@ -229,11 +229,11 @@ def _record_name(key: str, stored: Stored) -> str:
 def _tensors(prepared: Prepared, places: Places) -> dict[str, Tensor]:
     """Every entry as a view of the storage that it lies in; tied ones are the same view."""
     opened, plan = prepared.opened, prepared.plan
-    storages = {t.storage.key: t.storage for t in opened.layout.entries.values()}
-    first = {name: group[0] for group in plan.ties for name in group}
+    held, first = held_tensors(plan, opened.layout), plan.owners
+    storages = {t.storage.key: t.storage for t in held.values()}
     made: dict[str, Tensor] = {}
-    for entry in plan.entries:
-        like = _like(entry, opened.layout.entries)
+    for entry in plan.tensors:
+        like = _like(entry, held)
         place = places.found.get(entry.name)
         owner = made.get(first.get(entry.name, entry.name))
         if owner is not None:
@@ -276,7 +276,7 @@ def _new_bytes(prepared: Prepared, places: Places) -> dict[str, bytes]:
     """The bytes of new entries, which no tensor of the file goes into."""
     names = frozenset(places.new)
     with open_source(prepared.opened.stored, {}) as source:
-        new = (entry for entry in prepared.plan.entries if entry.name in names)
+        new = (entry for entry in prepared.plan.tensors if entry.name in names)
         return {entry.name: read_expression(entry.expr, source) for entry in new}
 
 

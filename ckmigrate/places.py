@@ -18,7 +18,7 @@ from ckmigrate.fold import fold_names
 from ckmigrate.formats.base import Record
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.lower import Copy, FillRange, SourceRange
-from ckmigrate.output import left_out
+from ckmigrate.output import held_tensors, left_out
 from ckmigrate.planning import Entry
 from ckmigrate.prepare import Prepared
 
@@ -78,12 +78,13 @@ def find_places(prepared: Prepared) -> Places:
     plan, stored = prepared.plan, prepared.opened.stored
     if unfit := tuple(unfit_file(prepared)):
         return Places({}, (), unfit)
-    held = _Held(prepared.opened.layout.entries, stored.records, is_torch=_is_torch(prepared))
+    tensors = held_tensors(plan, prepared.opened.layout)
+    held = _Held(tensors, stored.records, is_torch=_is_torch(prepared))
     reasons: dict[str, list[str]] = {}
     found: dict[str, Place] = {}
     new: list[Entry] = []
-    tied = {name: group[0] for group in plan.ties for name in group}
-    for entry in plan.entries:
+    tied = plan.owners
+    for entry in plan.tensors:
         owner = tied.get(entry.name, entry.name)
         place = found.get(owner) or held.place(entry)
         if isinstance(place, Place):
@@ -233,8 +234,8 @@ def _uncovered(
 def _overlaps(prepared: Prepared, held: _Held, placed: Mapping[str, Place]) -> list[str]:
     """Entries on bytes that an earlier one has too. In a torch file tied ones share them rightly,
     and so do different views that were in one storage before."""
-    tied = {name: group[0] for group in prepared.plan.ties for name in group}
-    whole = {e.name: e.expr.name for e in prepared.plan.entries if isinstance(e.expr, Source)}
+    tied = prepared.plan.owners
+    whole = {e.name: e.expr.name for e in prepared.plan.tensors if isinstance(e.expr, Source)}
     order = sorted(placed.items(), key=lambda item: (item[1].file, item[1].unit, item[1].begin))
     shared = list(_copies(whole, tied)) if held.is_torch else []
     last, end = "", (-1, "", 0)

@@ -6,7 +6,7 @@ claims about values that are checked before the commit, and what it costs in byt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ckmigrate.compile import Trace
@@ -14,13 +14,14 @@ from ckmigrate.expr import Expr, Source, sources
 from ckmigrate.lower import Compute, Copy, FillRange, Gather, Lowered, SourceRange, lower
 from ckmigrate.spec import Schema, TensorSpec
 from ckmigrate.step import Check
+from ckmigrate.training.carried import NOTHING, Carried
 
 __all__ = ["Entry", "Plan", "Totals", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of the result."""
+    """One tensor of the result; a tensor of training state goes by its label."""
 
     name: str
     expr: Expr
@@ -59,6 +60,8 @@ class Plan:
     ties         groups of result names that share one tensor
     checks       pairs of expressions whose bytes must be equal
     peak_memory  bytes that the largest step holds at once, beside the program itself
+    state        the tensors of training state that follow the weights
+    carried      what becomes of training state, and the old tensors that it is made of
     """
 
     trace: Trace
@@ -66,6 +69,24 @@ class Plan:
     ties: tuple[tuple[str, ...], ...]
     checks: tuple[Check, ...]
     peak_memory: int
+    state: tuple[Entry, ...] = ()
+    carried: Carried = NOTHING
+
+    @property
+    def tensors(self) -> tuple[Entry, ...]:
+        """Everything that is written: the weights, and the training state that follows them."""
+        return self.entries + self.state
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """The first of all names and labels of one tensor, by each of them."""
+        found: dict[str, str] = {}
+        for group in self.ties + self.carried.ties:
+            known = dict.fromkeys(found.get(name, name) for name in group)
+            owner = next(iter(known))
+            joined = {name for name, old in found.items() if old in known} if len(known) > 1 else ()
+            found |= dict.fromkeys((*joined, *group), owner)
+        return found
 
     @property
     def schema(self) -> Schema:
@@ -73,21 +94,17 @@ class Plan:
 
     @property
     def needs_torch(self) -> bool:
-        return any(isinstance(e.lowered, Compute) and e.lowered.torch for e in self.entries)
+        return any(isinstance(e.lowered, Compute) and e.lowered.torch for e in self.tensors)
 
     @property
     def is_identity(self) -> bool:
-        """Whether every tensor keeps its name and bytes."""
-        same = all(e.is_unchanged and e.expr == self._start(e.name) for e in self.entries)
-        return same and len(self.entries) == len(self.trace.start.entries)
-
-    def _start(self, name: str) -> Expr | None:
-        return self.trace.start.entries.get(name)
+        """Whether every weight keeps its name and bytes."""
+        return self.trace.is_identity
 
     @property
     def totals(self) -> Totals:
         copied = filled = gathered = computed = 0
-        for entry in self.entries:
+        for entry in (*self.entries, *self._own_state):
             match entry.lowered:
                 case Copy():
                     for item in entry.lowered.ranges:
@@ -98,6 +115,12 @@ class Plan:
                 case Compute():
                     computed += entry.spec.nbytes
         return Totals(copied, filled, gathered, computed)
+
+    @property
+    def _own_state(self) -> Iterator[Entry]:
+        """Training state without second labels and without what is a weight."""
+        owners = self.owners
+        return (e for e in self.state if owners.get(e.name, e.name) == e.name)
 
     @property
     def moves(self) -> dict[str, list[str]]:
@@ -120,16 +143,19 @@ def make_plan(
     is_plain: Callable[[str], bool],
     peak: Callable[[Entry], int],
     extra_checks: tuple[Check, ...] = (),
+    carried: Carried = NOTHING,
 ) -> Plan:
-    """Lower every entry at the end of a trace.
+    """Lower every entry at the end of a trace, and the training state that is carried.
 
     is_plain tells of a source whether its bytes can be copied as they stand; peak estimates the
     memory of a step. Claims that hold because both sides are one expression are left out.
     """
     end = trace.end
     entries = tuple(Entry(name, expr, lower(expr, is_plain)) for name, expr in end.entries.items())
-    checks = tuple(c for c in trace.checks + extra_checks if c.left != c.right)
+    state = tuple(Entry(n, expr, lower(expr, is_plain)) for n, expr in carried.entries.items())
+    checks = tuple(c for c in trace.checks + extra_checks + carried.checks if c.left != c.right)
     for check in checks:
         for side in (check.left, check.right):
             lower(side, is_plain)  # refuses now what could not be compared later
-    return Plan(trace, entries, end.ties, checks, max(map(peak, entries), default=0))
+    most = max(map(peak, entries + state), default=0)
+    return Plan(trace, entries, end.ties, checks, most, state, carried)

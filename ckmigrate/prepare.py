@@ -15,12 +15,15 @@ from typing import Literal
 from ckmigrate.compile import State, Trace, TracedScript, start, trace, trace_back
 from ckmigrate.errors import CkmigrateError, MigrationError, VerificationError
 from ckmigrate.execute.evaluate import chunks, peak_cost
+from ckmigrate.execute.source import is_plain
 from ckmigrate.expr import sources
+from ckmigrate.formats.base import Stored
+from ckmigrate.formats.tree import Tensor
 from ckmigrate.identify import Identity, Replay
 from ckmigrate.locking import committed_head
 from ckmigrate.lower import Copy
 from ckmigrate.meta import Unknown
-from ckmigrate.opened import Opened, Request, identify_opened, open_weights, replays
+from ckmigrate.opened import Opened, Request, edited, identify_opened, open_weights, replays
 from ckmigrate.planning import Entry, Plan, make_plan
 from ckmigrate.project import Project
 from ckmigrate.remarks import (
@@ -38,6 +41,7 @@ from ckmigrate.strict import compare, compare_ties, describe, describe_notes, de
 from ckmigrate.tagging import Applied, Tag
 from ckmigrate.target import Target, load_target
 from ckmigrate.ties import Ties
+from ckmigrate.training.carry_state import carry_state
 from ckmigrate.uncollected import uncollected
 
 __all__ = ["Direction", "FindTarget", "Prepared", "find_target", "finding_once", "prepare"]
@@ -108,7 +112,7 @@ def prepare(
 
     `known` are the replays of the history, shared where several files are migrated; so is `find`,
     which gives the model that was asked for.
-    Raises whatever a step raises; MigrationError CKM560 where training state would become stale,
+    Raises whatever a step raises; MigrationError CKM560 where training state cannot follow,
     VerificationError CKM601 where the result would not fit the target.
     """
     opened = open_weights(path, project, request)
@@ -125,14 +129,17 @@ def prepare(
     remarks += tuple(remarks_on_conditions(done))
     remarks += tuple(remarks_on_losses(done)) if direction == "down" else ()
     remarks += goal.remarks + fit_remarks
+    after = edited(opened, done.end.meta.tree, project, request)
+    carried = carry_state(after, done, goal.target, request)
+    held = _Held(opened.stored, {**opened.layout.entries, **carried.sources})
     plan = make_plan(
         done,
-        is_plain=opened.is_plain,
-        peak=lambda entry: _peak(entry, opened),
+        is_plain=held.is_plain,
+        peak=held.peak,
         extra_checks=_tie_checks(done, goal.target),
+        carried=carried,
     )
     _require_memory(plan, request)
-    _require_fresh_state(opened, plan, request)
     if goal.target and request.optimizer != "drop" and not request.weights_only:
         remarks += remarks_on_order(opened.layout, goal.target.schema)
     return Prepared(
@@ -395,13 +402,25 @@ def _tie_checks(done: Trace, target: Target | None) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _peak(entry: Entry, opened: Opened) -> int:
-    if isinstance(entry.lowered, Copy):
-        return 0
-    scattered = [name for name in sources(entry.expr) if not opened.is_plain(name)]
-    # A tensor that is no contiguous part of the file is put in order as a whole.
-    whole = sum(opened.layout.entries[name].spec.nbytes for name in scattered)
-    return max(map(peak_cost, chunks(entry.expr))) + 3 * whole
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The tensors of the file, weights and training state, and how they lie there."""
+
+    stored: Stored
+    tensors: Mapping[str, Tensor]
+
+    def is_plain(self, name: str) -> bool:
+        tensor = self.tensors[name]
+        return tensor.spec.numel == 0 or is_plain(tensor, self.stored.records[tensor.storage.key])
+
+    def peak(self, entry: Entry) -> int:
+        """Bytes of memory that making an entry takes."""
+        if isinstance(entry.lowered, Copy):
+            return 0
+        scattered = [name for name in sources(entry.expr) if not self.is_plain(name)]
+        # A tensor that is no contiguous part of the file is put in order as a whole.
+        whole = sum(self.tensors[name].spec.nbytes for name in scattered)
+        return max(map(peak_cost, chunks(entry.expr))) + 3 * whole
 
 
 def _require_memory(plan: Plan, request: Request) -> None:
@@ -423,26 +442,6 @@ def _physical_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return None
-
-
-def _require_fresh_state(opened: Opened, plan: Plan, request: Request) -> None:
-    """Never write a resumable checkpoint whose optimizer or EMA state is of the old model."""
-    if plan.is_identity or request.weights_only:
-        return
-    policy = {"optimizer": request.optimizer, "copy": request.ema}
-    stale = [o for o in opened.layout.training_state if policy.get(o.kind) == "refuse"]
-    if stale:
-        flags = {"optimizer": "--optimizer drop", "copy": "--ema drop"}
-        needed = " ".join(dict.fromkeys(flags[item.kind] for item in stale))
-        raise MigrationError(
-            "CKM560",
-            "the checkpoint holds training state that belongs to the old architecture",
-            where=str(opened.stored.path),
-            details=tuple(f"{'.'.join(map(str, o.path))}: {o.description}" for o in stale),
-            why="The migration changes the weights but cannot carry this state along; training "
-            "would resume from wrong values without a word.",
-            fix=f"Leave it out by saying so: {needed}; or write the weights alone: --weights-only.",
-        )
 
 
 def _tag(case: _Case, done: Trace, direction: str) -> Tag:

@@ -13,6 +13,8 @@ from ckmigrate.errors import MigrationError, StorageError, VerificationError
 from ckmigrate.execute.fill import read_expression
 from ckmigrate.execute.source import SourceFile, open_source
 from ckmigrate.formats.open_checkpoint import open_checkpoint
+from ckmigrate.formats.tree_paths import child, path_after_drop
+from ckmigrate.opened import dropped_state, edited
 from ckmigrate.spec import DType, Schema, TensorSpec
 from ckmigrate.strict import compare, describe
 from ckmigrate.target import strict_load
@@ -39,11 +41,12 @@ __all__ = [
 
 
 def verify_file(path: Path, prepared: Prepared) -> None:
-    """Read the file again: its tag, its schema, then a strict load into a fresh model.
+    """Read the file again: its tag, its schema, its training state, then a strict load into a
+    fresh model.
 
-    VerificationError CKM602 where the tag, CKM603 where the tensors are not what was planned,
-    CKM605 where names would be taken for a wrapper's. StorageError where the weights would not be
-    found again.
+    VerificationError CKM602 where the tag, CKM603 where the tensors, CKM606 where the training
+    state is not what was planned, CKM605 where names would be taken for a wrapper's. StorageError
+    where the weights would not be found again.
     """
     request, project = prepared.request, prepared.project
     stored = open_checkpoint(path, carry=(*project.carry, *request.carry))
@@ -54,10 +57,29 @@ def verify_file(path: Path, prepared: Prepared) -> None:
     if found != prepared.plan.schema:
         lines = describe(compare(found, prepared.plan.schema))
         raise _broken("CKM603", "the tensors are not the ones that were planned", lines)
+    _require_state(stored, prepared)
     if prepared.target is not None:
         strictly_loads(stored, layout.entries, prepared)
     if request.full_verify:
         run_script_verifies(stored, layout.entries, prepared)
+
+
+def _require_state(stored: Stored, prepared: Prepared) -> None:
+    """Compare the training state that followed the weights with what was planned."""
+    tree = prepared.plan.trace.end.meta.tree
+    after = edited(prepared.opened, tree, prepared.project, prepared.request)
+    gone = dropped_state(after.layout, prepared.request)
+    lines: list[str] = []
+    for node in prepared.plan.carried.nodes:
+        where = ".".join(map(str, node.path))
+        try:
+            found = child(stored.tree, path_after_drop(tree, node.path, gone))
+        except (KeyError, IndexError):
+            lines.append(f"{where}: it is not there")
+        else:
+            lines += [f"{where}: {line}" for line in node.verify(found)]
+    if lines:
+        raise _broken("CKM606", "the training state is not what was planned", tuple(lines[:40]))
 
 
 def _found_again(stored: Stored, prepared: Prepared) -> Layout:

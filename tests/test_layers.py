@@ -31,7 +31,7 @@ LAYERS = (
     "file_set text_file",
     "locking",
     "checking",
-    "opened remarks uncollected placement prepare verify",
+    "opened training.carry_state remarks uncollected placement prepare verify",
     "output leaves_dcp output_dcp output_companions output_folder places",
     "commuting migrate rebasing patch patch_dcp fast",
     "squash.* lineage",

@@ -261,18 +261,29 @@ def trained() -> dict[str, object]:
     }
 
 
-def test_stale_training_state_is_refused_item_by_item(
+def test_training_state_that_cannot_follow_is_refused_item_by_item(
     tmp_path: Path, trained: dict[str, object]
 ) -> None:
     zoo = Zoo(tmp_path, RENAME)
-    old = zoo.save(trained)
+    odd = {"state": {0: {"rows": torch.ones(4)}}, "param_groups": [{"lr": 1, "params": ["x"]}]}
+    old = zoo.save({**trained, "shadow": [torch.ones(4, 3), torch.ones(2, 4)], "odd": odd})
     error = zoo.refusal(old)
     assert isinstance(error, MigrationError)
     assert error.code == "CKM560"
-    assert [line.split(":")[0] for line in error.details] == ["ema", "optimizer_states.0"]
+    found = [line.split(":")[0] for line in error.details]
+    assert "shadow" in found
+    assert "odd" in found
+    assert "ema" not in found
     assert "--optimizer drop" in (error.fix or "")
     assert "--ema drop" in (error.fix or "")
-    assert zoo.refusal(old, optimizer="drop").details[0].startswith("ema")
+    assert "shadow" in zoo.refusal(old, optimizer="drop").details[0]
+
+
+def test_an_average_follows_the_weights(tmp_path: Path, trained: dict[str, object]) -> None:
+    zoo = Zoo(tmp_path, RENAME)
+    new = zoo.upgrade(zoo.save(trained), optimizer="drop")
+    found: dict[str, dict[str, torch.Tensor]] = torch.load(new, weights_only=True)
+    assert same(found["ema"], renamed(trained["ema"]))  # type: ignore[arg-type]
 
 
 def test_dropped_training_state_is_gone_and_the_rest_stays(

@@ -58,8 +58,16 @@ _RESULT = (
     click.option("--model", metavar="NAME", help="Which of several configured models."),
     click.option("--weights-only", is_flag=True, help="Leave everything but the weights behind."),
     click.option("--unwrap", is_flag=True, help="Write names without a wrapper's prefix."),
-    click.option("--optimizer", type=click.Choice(["drop"]), help="Leave optimizer state behind."),
-    click.option("--ema", type=click.Choice(["drop"]), help="Leave averaged copies behind."),
+    click.option(
+        "--optimizer",
+        type=click.Choice(["carry", "drop"]),
+        help="Optimizer state follows the weights (carry, as without this), or stays behind.",
+    ),
+    click.option(
+        "--ema",
+        type=click.Choice(["carry", "drop"]),
+        help="The same for copies of the weights: EMA, SWA, shadow.",
+    ),
     click.option("--max-shard-size", metavar="SIZE", help="Write a folder of such files, as 5GB."),
     click.option(
         "--to-format", type=click.Choice(["dcp"]), help="Write a torch distributed checkpoint."
@@ -144,8 +152,8 @@ def make_request(
         params=parse_params(params),
         weights=weights,
         carry=carry,
-        optimizer="drop" if optimizer else "refuse",
-        ema="drop" if ema else "refuse",
+        optimizer="drop" if optimizer == "drop" else "carry",
+        ema="drop" if ema == "drop" else "carry",
         weights_only=weights_only,
         unwrap=unwrap,
         max_memory=None if max_memory is None else parse_size(max_memory),

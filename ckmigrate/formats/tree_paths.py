@@ -12,7 +12,17 @@ from dataclasses import replace
 
 from ckmigrate.formats.tree import Global, Object
 
-__all__ = ["Path", "child", "drop", "entries_of", "holders", "put", "steps", "with_entries"]
+__all__ = [
+    "Path",
+    "child",
+    "drop",
+    "entries_of",
+    "holders",
+    "path_after_drop",
+    "put",
+    "steps",
+    "with_entries",
+]
 
 Path = tuple[object, ...]
 
@@ -77,6 +87,18 @@ def drop(tree: object, paths: Iterable[Path]) -> object:
         else:
             child(tree, (key,))
     return _without(tree, gone) if gone else tree
+
+
+def path_after_drop(tree: object, path: Path, gone: Iterable[Path]) -> Path:
+    """Where a node of the tree stands once `drop` has left out others."""
+    left = [(other[:-1], other[-1]) for other in gone]
+    found: list[object] = []
+    for depth, key in enumerate(path):
+        above = path[:depth]
+        if isinstance(child(tree, above), list | tuple) and isinstance(key, int):
+            key -= sum(p == above and isinstance(k, int) and k < key for p, k in left)
+        found.append(key)
+    return tuple(found)
 
 
 def holders(tree: object, wanted: Callable[[object], bool]) -> frozenset[int]:

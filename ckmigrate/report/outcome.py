@@ -6,6 +6,7 @@ from ckmigrate.execute.commit import Committed
 from ckmigrate.migrate import Outcome, Prepared
 from ckmigrate.report.escape import printable
 from ckmigrate.report.json import identity_data, revision_data
+from ckmigrate.report.training import training_data, training_words
 from ckmigrate.report.units import bytes_text, counted
 
 __all__ = ["outcome_data", "outcome_text", "untouched_data"]
@@ -16,10 +17,12 @@ def outcome_text(outcome: Outcome) -> str:
     prepared, committed = outcome.prepared, outcome.committed
     scripts = len(prepared.plan.trace.scripts)
     undone = " undone" if prepared.direction == "down" else ""
+    training = training_words(prepared.plan.carried.nodes)
     facts = [
         _way(prepared),
         *([counted(scripts, "migration") + undone] if scripts else []),
         counted(len(prepared.plan.entries), "entry", "entries"),
+        *([training] if training else []),
         bytes_text(outcome.written),
     ]
     verb = "changed in place" if outcome.fast else "wrote"
@@ -67,6 +70,7 @@ def _common(prepared: Prepared) -> dict[str, object]:
         "to": revision_data(history, prepared.to_revision),
         "migrations": [traced.script.id for traced in prepared.plan.trace.scripts],
         "entries": len(prepared.plan.entries),
+        "training": [training_data(node) for node in prepared.plan.carried.nodes],
         "compared_with": prepared.compared,
         "notes": list(prepared.notes),
     }

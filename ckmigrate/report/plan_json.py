@@ -13,6 +13,9 @@
      "sources": [old names]}
   ],
   "dropped": [old names],
+  "training": [
+    {"path", "kind": "optimizer" | "copy", "summary", "details": [texts], "counts": {word: number}}
+  ],
   "totals": {"entries": {kind: count}, "bytes": {"written", "copied", "filled", "gathered",
              "computed"}, "peak_memory"},
   "needs_torch": bool,
@@ -34,6 +37,7 @@ from ckmigrate.patch import obstacles
 from ckmigrate.planning import Entry, Plan
 from ckmigrate.report.json import entry_data, identity_data, revision_data
 from ckmigrate.report.plan_counts import counts, dropped, kind_of
+from ckmigrate.report.training import training_data
 
 __all__ = ["plan_data"]
 
@@ -48,6 +52,7 @@ def plan_data(prepared: Prepared) -> dict[str, object]:
         "migrations": [_migration(traced) for traced in plan.trace.scripts],
         "entries": [_entry(plan, entry) for entry in plan.entries],
         "dropped": list(dropped(plan)),
+        "training": [training_data(node) for node in plan.carried.nodes],
         "totals": _totals(plan),
         "needs_torch": plan.needs_torch,
         "fast": {"possible": not reasons, "obstacles": list(reasons)},

@@ -11,6 +11,7 @@ from ckmigrate.report.escape import printable, shortened
 from ckmigrate.report.plan_counts import counts
 from ckmigrate.report.plan_lines import Change, changes
 from ckmigrate.report.revisions import revision_text
+from ckmigrate.report.training import training_lines
 from ckmigrate.report.units import bytes_text, counted
 
 __all__ = ["change_lines", "plan_text"]
@@ -83,6 +84,7 @@ def _totals(prepared: Prepared, width: int, *, full: bool) -> Iterator[str]:
     scripts = len(plan.trace.scripts)
     yield f"  migrations  {scripts}" + ("" if scripts else ", nothing to do")
     yield f"  entries     {len(plan.entries)}: {listed}" if listed else "  entries     0"
+    yield from training_lines(plan.carried.nodes, width, full=full)
     yield f"  bytes       {_bytes(plan)}"
     yield f"  memory      {_memory(plan)}"
     torch = "needed: an operation computes new numbers" if plan.needs_torch else "not needed"

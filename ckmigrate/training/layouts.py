@@ -298,7 +298,7 @@ class _Search:
     def __init__(self, stored: Stored, layout: Layout, wrappers: tuple[str, ...]) -> None:
         self.tree = stored.state_tree
         self.weights = None if stored.is_flat else layout.path
-        self.names = layout.entries.keys()
+        self.entries = layout.entries
         self.wrappers = wrappers
         self.where = str(stored.path)
         self.holding = holders(self.tree, lambda n: isinstance(n, Tensor) or _is_optimizer(n))
@@ -337,13 +337,23 @@ class _Search:
         return Outside(path, "other", f"{tensors} tensors") if tensors == len(inner) else None
 
     def repeats_weights(self, inner: Mapping[object, object]) -> bool:
-        return any(
-            isinstance(key, str) and isinstance(part, Tensor) and self.is_weight(key)
-            for key, part in inner.items()
-        )
+        """Whether there is the name of a weight, or most are names of weights with one more module
+        before them."""
+        tensors = {k: t for k, t in inner.items() if isinstance(k, str) and isinstance(t, Tensor)}
+        if any(self.is_weight(key) for key in tensors):
+            return True
+        inside = sum(self.is_inside(key, tensor) for key, tensor in tensors.items())
+        return 2 * inside > len(tensors)
+
+    def is_inside(self, name: str, tensor: Tensor) -> bool:
+        """Whether a name ends as that of a weight of the same shape."""
+        rest = name
+        while rest and rest not in self.entries:
+            rest = rest.partition(".")[2]
+        return bool(rest) and self.entries[rest].spec.shape == tensor.spec.shape
 
     def is_weight(self, name: str) -> bool:
-        return name in self.names or _bare(name, self.wrappers) in self.names
+        return name in self.entries or _bare(name, self.wrappers) in self.entries
 
 
 def _is_optimizer(node: object) -> bool:

@@ -26,7 +26,7 @@ from tests.projects import Zoo
 from tests.shards import folder
 
 Hook = Callable[[str, tuple[object, ...]], None]
-KINDS = [".pt", ".safetensors", "dcp", pytest.param("shards", marks=pytest.mark.slow)]
+KINDS = [".pt", "ema.pt", ".safetensors", "dcp", pytest.param("shards", marks=pytest.mark.slow)]
 SCRIPT = "ck.rename('a', 'x')\nck.split('b', ['q', 'k'], dim=0)\nck.init('n', shape=(3,))"
 
 
@@ -39,7 +39,10 @@ def made(root: Path, kind: str) -> tuple[Zoo, Path]:
         return zoo, handmade(root / "old", {**tensors, "c": whole(parts[1]["c"])})
     if kind == "shards":
         return zoo, folder(root / "old", parts, config={"n": 1})
-    return zoo, zoo.save({**parts[0], **parts[1]}, f"old{kind}")
+    state = {**parts[0], **parts[1]}
+    average = {name: tensor + 1 for name, tensor in state.items()}
+    content = {"model": state, "ema": average} if kind == "ema.pt" else state
+    return zoo, zoo.save(content, f"old{kind}")
 
 
 def files(path: Path) -> dict[str, tuple[bytes, int, int]]:

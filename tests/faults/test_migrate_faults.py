@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -237,14 +237,15 @@ def dies_at(prepared: Prepared, destination: Destination, number: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "ema.pt"])
 @pytest.mark.parametrize("with_backup", [True, False])
 def test_a_kill_before_any_call_leaves_the_old_file_or_the_new_one(
     tmp_path: Path, suffix: str, with_backup: bool
 ) -> None:
     # No torch in the forks: its threads do not survive one.
     zoo = Zoo(tmp_path, SCRIPTS[0], "ck.transpose('b', 0, 1)")
-    pristine = zoo.save(state(), f"old{suffix}").read_bytes()
+    content = with_average(state()) if suffix == "ema.pt" else state()
+    pristine = zoo.save(content, f"old{suffix}").read_bytes()
     old = tmp_path / f"old{suffix}"
     reference = zoo.upgrade(old, f"reference{suffix}").read_bytes()
     backup = backup_path(old, "base") if with_backup else None
@@ -273,12 +274,19 @@ def test_a_kill_before_any_call_leaves_the_old_file_or_the_new_one(
     assert tag_of(old).revision is not None
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+def with_average(content: dict[str, torch.Tensor]) -> dict[str, object]:
+    average = {name: tensor + 1 for name, tensor in content.items()}
+    return {"model": content, "ema": average, "epoch": 3}
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "ema.pt"])
 def test_an_error_at_any_call_leaves_the_old_file_and_no_temporary(
     tmp_path: Path, suffix: str, hook: Callable[[Hook | None], None]
 ) -> None:
     zoo = Zoo(tmp_path, SCRIPTS[0], "ck.drop('z', reason='zeros', expect=0)")
-    old = zoo.save({**state(), "z": torch.zeros(9)}, f"old{suffix}")
+    content = {**state(), "z": torch.zeros(9)}
+    nested = suffix == "ema.pt"
+    old = zoo.save(with_average(content) if nested else content, f"old{suffix}")
     pristine = old.read_bytes()
     new = tmp_path / f"new{suffix}"
     prepared = zoo.prepare(old)
@@ -298,7 +306,9 @@ def test_an_error_at_any_call_leaves_the_old_file_and_no_temporary(
         assert old.read_bytes() == pristine
         assert not [name for name in os.listdir(tmp_path) if is_temporary(name)]
         if new.exists():
-            assert "k" in load(new)
+            found: Mapping[str, object] = load(new)
+            parts = (found["model"], found["ema"]) if nested else (found,)
+            assert all(isinstance(part, dict) and "k" in part for part in parts)
             new.unlink()
         if left >= 0:
             break
