@@ -103,10 +103,7 @@ def open_weights(path: Path, project: Project, request: Request) -> Opened:
     not done."""
     require_settled(folder_of(path))
     stored = open_checkpoint(path, carry=(*project.carry, *request.carry))
-    return Opened(
-        stored,
-        find_weights(stored, weights=request.weights or project.weights, wrappers=project.wrappers),
-    )
+    return Opened(stored, _layout(stored, project, request))
 
 
 def edited(opened: Opened, tree: object, project: Project, request: Request) -> Opened:
@@ -114,8 +111,17 @@ def edited(opened: Opened, tree: object, project: Project, request: Request) -> 
     if opened.stored.is_flat or tree is opened.stored.tree:
         return opened
     stored = replace(opened.stored, tree=tree)
-    weights = request.weights or project.weights
-    return Opened(stored, find_weights(stored, weights=weights, wrappers=project.wrappers))
+    return Opened(stored, _layout(stored, project, request))
+
+
+def _layout(stored: Stored, project: Project, request: Request) -> Layout:
+    return find_weights(
+        stored,
+        weights=request.weights or project.weights,
+        wrappers=project.wrappers,
+        optimizers=project.optimizers,
+        copies=project.copies,
+    )
 
 
 def dropped_state(layout: Layout, request: Request) -> tuple[tuple[object, ...], ...]:

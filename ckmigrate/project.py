@@ -43,6 +43,8 @@ class Project:
     optimizer     "package.module:function", which makes the optimizer (or a list of them) of a
                   model; None: its groups are worked out
     weights       path of the state dict inside a training checkpoint; None: found by its shape
+    optimizers    paths of state of optimizers that is not found by its shape
+    copies        paths of copies of the weights that are not found by their names
     wrappers      name segments, such as DDP's "module", that scripts do not see
     carry         classes that may pass through a pickle by name
     release_keys  metadata paths that hold the release which wrote a checkpoint
@@ -58,6 +60,8 @@ class Project:
     models: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     optimizer: str | None = None
     weights: str | None = None
+    optimizers: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ("module", "_orig_mod")
     carry: tuple[str, ...] = ()
     release_keys: tuple[str, ...] = ()

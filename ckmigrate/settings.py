@@ -47,7 +47,18 @@ def read_settings(section: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
     if "model" in settings and "models" in settings:
         why = "one model has no name, several have one each"
         raise _wrong("both 'model' and 'models' are given", why, path)
+    _require_one_meaning(settings, path)
     return settings
+
+
+def _require_one_meaning(settings: Mapping[str, Any], path: Path) -> None:
+    """A place in a checkpoint is the weights, an optimizer or a copy."""
+    places = [("weights", settings.get("weights"))]
+    places += [(key, text) for key in ("optimizers", "copies") for text in settings.get(key, ())]
+    for number, (key, text) in enumerate(places):
+        twice = [other for other, same in places[:number] if same == text]
+        if twice:
+            raise _wrong(f"'{text}' is given twice", f"as {twice[0]} and as {key}", path)
 
 
 def parse_params(texts: Iterable[str]) -> dict[str, object]:
@@ -104,6 +115,11 @@ def _segments(value: object) -> tuple[str, ...] | None:
     return texts if texts is not None and all(t == t.strip(".") for t in texts) else None
 
 
+def _paths(value: object) -> tuple[str, ...] | None:
+    texts = _texts(value)
+    return texts if texts is not None and all(all(t.split(".")) for t in texts) else None
+
+
 def _factory(value: object) -> str | None:
     return value if isinstance(value, str) and _FACTORY.fullmatch(value) else None
 
@@ -141,6 +157,8 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "models": ('a table such as { small = "package.module:function" }', _models),
     "optimizer": ('a function such as "package.module:function"', _factory),
     "weights": ('a path such as "checkpoint.net"', _text),
+    "optimizers": ('a list of paths such as ["trainer.adam"]', _paths),
+    "copies": ('a list of paths such as ["trainer.average"]', _paths),
     "wrappers": ('a list of name segments such as ["module"], without dots at the ends', _segments),
     "carry": ('a list of classes such as ["package.module.Config"]', _texts),
     "release_key": (

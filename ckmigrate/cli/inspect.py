@@ -13,6 +13,7 @@ from ckmigrate.cli.collect import collect
 from ckmigrate.cli.options import make_request, path_argument, reading_options
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import IdentifyError, UsageError
+from ckmigrate.formats.tree_paths import entries_of
 from ckmigrate.migrate import Opened, open_weights
 from ckmigrate.project import Project
 from ckmigrate.report.escape import printable, shortened
@@ -20,6 +21,7 @@ from ckmigrate.report.json import entry_data, plain_data, tag_data
 from ckmigrate.report.schema import schema_lines, ties_lines
 from ckmigrate.report.units import bytes_text, counted
 from ckmigrate.tagging import Tag, parse_tag
+from ckmigrate.training.known_layouts import known_layout
 
 __all__ = ["command"]
 
@@ -82,6 +84,7 @@ def _data(opened: Opened, tag: Tag | None, problem: str | None) -> dict[str, obj
         "format": stored.format,
         "size": stored.size,
         "reader": dict(stored.details),
+        "layout": layout.saved_as,
         "weights": ".".join(map(str, layout.path)),
         "prefix": layout.prefix,
         "tag": tag_data(tag),
@@ -93,6 +96,7 @@ def _data(opened: Opened, tag: Tag | None, problem: str | None) -> dict[str, obj
             {"path": ".".join(map(str, o.path)), "kind": o.kind, "description": o.description}
             for o in layout.training_state
         ],
+        "settings": list(_settings(opened)),
         "metadata": plain_data(stored.metadata),
         "files": [
             {"name": str(file.path.relative_to(stored.path)), "size": file.identity.size}
@@ -115,6 +119,7 @@ def _text(opened: Opened, tag: Tag | None, problem: str | None, *, unfold: bool)
         f"  tag:      {_tag_text(tag, problem)}",
     ]
     if layout.path:
+        lines.append(f"  layout:   {printable(layout.saved_as)}")
         lines.append(f"  weights:  at {printable('.'.join(map(str, layout.path)))}")
     if layout.prefix:
         lines.append(f"  wrapper:  '{printable(layout.prefix)}' before every name")
@@ -124,11 +129,19 @@ def _text(opened: Opened, tag: Tag | None, problem: str | None, *, unfold: bool)
         f"  beside:   {printable('.'.join(map(str, o.path)))}: {printable(o.description)}"
         for o in layout.training_state
     ]
+    lines += [f"  settings: {printable(key)}, for ck.meta" for key in _settings(opened)]
     if stored.folder is not None:
         lines += [f"  shard:    {printable(name)}" for name in stored.folder.shards[:20]]
         lines.append(f"  files:    {counted(len(stored.folder.others), 'other file')} beside them")
     lines += [f"  metadata: {shortened(f'{k} = {v}', 66)}" for k, v in stored.metadata.items()]
     return "\n".join([*lines, "", *(f"  {x}" for x in schema_lines(schema, folded=not unfold))])
+
+
+def _settings(opened: Opened) -> tuple[str, ...]:
+    """Keys of the configuration and the hyper-parameters of a training checkpoint."""
+    top = entries_of(opened.stored.tree) or {}
+    known = known_layout(top).settings if opened.layout.path else ()
+    return tuple(key for key in known if key in top)
 
 
 def _tag_text(tag: Tag | None, problem: str | None) -> str:

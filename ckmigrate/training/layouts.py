@@ -1,6 +1,6 @@
 """Where the weights sit inside a checkpoint, and what else of the training run is beside them.
 
-A state dict stands at the top level of the tree, under one of a few usual keys, or where the
+A state dict stands at the top level of the tree, under a usual key (`known_layouts`), or where the
 project says. Its names may carry the prefix of a wrapper (DDP, torch.compile, AveragedModel); a
 `Layout` shows bare names, and `replace_weights` puts the prefix back.
 """
@@ -26,6 +26,7 @@ from ckmigrate.formats.state_dict import (
 )
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path, child, drop, entries_of, holders, put, steps
+from ckmigrate.training.known_layouts import MOMENTS, PLAIN, known_layout
 from ckmigrate.training.resemblance import resembling
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
     "replace_weights",
 ]
 
-KNOWN_KEYS = ("state_dict", "model", "model_state_dict", "module")
+KNOWN_KEYS = PLAIN.weights
 WRAPPERS = ("module", "_orig_mod")
 
 _DEPTH_OF_CHOICES = 3
@@ -79,6 +80,7 @@ class Layout:
     ties            groups of names that are the same view of one storage
     overlaps        groups of names on one storage that are not all the same view; just values
     training_state  what lies outside, in the order of the file; empty from `layout_at`
+    saved_as        the way of saving, for reports: "Lightning checkpoint 2.6.6"
     """
 
     path: Path
@@ -88,16 +90,25 @@ class Layout:
     ties: tuple[tuple[str, ...], ...]
     overlaps: tuple[tuple[str, ...], ...]
     training_state: tuple[Outside, ...] = ()
+    saved_as: str = "state dict"
 
 
 def find_weights(
-    stored: Stored, *, weights: str | None = None, wrappers: Sequence[str] = WRAPPERS
+    stored: Stored,
+    *,
+    weights: str | None = None,
+    wrappers: Sequence[str] = WRAPPERS,
+    optimizers: Sequence[str] = (),
+    copies: Sequence[str] = (),
 ) -> Layout:
     """The layout of a file's weights.
 
-    weights   dotted path of the state dict in a torch file, "." for the top level; None to look
-              at the top level and under `KNOWN_KEYS`
-    wrappers  module names that count as wrappers, outermost first in any nesting
+    weights     dotted path of the state dict in a torch file, "." for the top level; None to look
+                at the top level and under the keys of `known_layouts`
+    wrappers    module names that count as wrappers, outermost first in any nesting
+    optimizers  dotted paths at and below which tensors are state of optimizers, whatever they look
+                like; one that is not in this file does not matter
+    copies      the same for copies of weights
 
     StorageError: CKM730 nothing found, CKM731 several, CKM732 and CKM733 nothing usable at
     `weights`, CKM734 a tree that is nested beyond sense.
@@ -114,6 +125,10 @@ def find_weights(
     if path or stored.is_flat:  # otherwise everything in the tree is inside
         found = _Search(stored, layout, tuple(wrappers)).run()
         outside = _told_apart(tuple(found), stored.state_tree, layout)
+        outside = _by_place(outside, stored.state_tree, optimizers, copies)
+    if path:
+        top = entries_of(stored.tree) or {}
+        layout = replace(layout, saved_as=known_layout(top).title(top))
     unread = _unread(stored, {str(o.path[0]) for o in outside if o.kind == "optimizer"})
     return replace(layout, training_state=(*outside, *unread))
 
@@ -142,6 +157,32 @@ def _told_apart(outside: tuple[Outside, ...], tree: object, layout: Layout) -> t
         else o
         for o in outside
     )
+
+
+def _by_place(
+    outside: tuple[Outside, ...], tree: object, optimizers: Sequence[str], copies: Sequence[str]
+) -> tuple[Outside, ...]:
+    """What the project says of a place goes before what stands there looks like. Where optimizers
+    usually are, nothing is a copy of weights: moments by the names of weights look like one."""
+    told = dict.fromkeys(_places(tree, optimizers), "optimizer")
+    told |= dict.fromkeys(_places(tree, copies), "copy")
+    usual = {(key,) for key in known_layout(entries_of(tree) or {}).optimizers}
+
+    def kind(one: Outside) -> Literal["optimizer", "copy", "other"]:
+        for end in range(len(one.path), 0, -1):
+            found = told.get(one.path[:end])
+            if found is not None:
+                return "optimizer" if found == "optimizer" else "copy"
+        is_usual = one.path[:1] in usual or not MOMENTS.isdisjoint(map(str, one.path))
+        return "optimizer" if one.kind == "copy" and is_usual else one.kind
+
+    return tuple(replace(one, kind=kind(one)) for one in outside)
+
+
+def _places(tree: object, dotted: Iterable[str]) -> Iterator[Path]:
+    """The paths of those texts that lead somewhere in this file."""
+    found = (_resolve(tree, tuple(text.split("."))) for text in dotted)
+    return (path for path in found if path)
 
 
 def layout_at(tree: object, path: Path, *, wrappers: Sequence[str] = WRAPPERS) -> Layout:
@@ -203,12 +244,14 @@ def _found(tree: object, where: str) -> Path:
     if is_state_dict(tree):
         return ()
     top = entries_of(tree) or {}
-    known: list[Path] = [(key,) for key in KNOWN_KEYS if is_state_dict(top.get(key))]
-    if len(known) == 1:
-        return known[0]
-    if known:
-        what = f"{len(known)} state dicts could be the weights"
-        raise StorageError("CKM731", what, where=where, **_choices(tree, known))
+    # A way of saving that is certain goes first, then keys that could mean something else.
+    for keys in (known_layout(top).weights, PLAIN.weights, PLAIN.seldom):
+        known: list[Path] = [(key,) for key in keys if is_state_dict(top.get(key))]
+        if len(known) == 1:
+            return known[0]
+        if known:
+            what = f"{len(known)} state dicts could be the weights"
+            raise StorageError("CKM731", what, where=where, **_choices(tree, known))
     why = "; ".join(_why_not(tree, top)) or None
     what = "no state dict stands at the top level or under " + ", ".join(KNOWN_KEYS)
     raise StorageError("CKM730", what, where=where, why=why, **_choices(tree, _candidates(tree)))
