@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from ckmigrate.formats import torch_zip
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.tree import Tensor
-from ckmigrate.formats.tree_paths import Path, entries_of
-from ckmigrate.output import OutputFile, torch_work
+from ckmigrate.formats.tree_paths import Path, entries_of, put
+from ckmigrate.output import OutputFile, held_tensors, new_tensors, torch_work
 from ckmigrate.placement import torch_phases
+from ckmigrate.planning import Plan
 from ckmigrate.training.layouts import Layout, drop_outside
 
-__all__ = ["WrittenCompanions", "make_companions"]
+__all__ = ["WrittenCompanions", "changed_companions", "make_companions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +34,37 @@ class WrittenCompanions:
     tensors: Mapping[str, Tensor]
 
 
-def make_companions(stored: Stored, layout: Layout, gone: Sequence[Path]) -> WrittenCompanions:
+def make_companions(
+    plan: Plan, stored: Stored, layout: Layout, gone: Sequence[Path]
+) -> WrittenCompanions:
     """The files of training state of a folder, without what stands at the paths of `gone`."""
-    old = stored.beside.trees
-    new = entries_of(drop_outside(stored.state_tree, layout, gone)) or {}
-    changed = {str(name): tree for name, tree in new.items() if tree is not old[str(name)]}
-    unread = {str(path[0]) for path in gone if path[0] not in old}
+    made, held = new_tensors(plan, stored, layout), held_tensors(plan, layout)
+    trees = changed_companions(plan, stored, layout, gone, made)
     files: dict[str, OutputFile] = {}
     tensors: dict[str, Tensor] = {}
-    for name, tree in changed.items():
-        where = torch_phases((), {}, stored, layout.entries)
+    for name, tree in trees.items():
+        if tree is None:
+            continue
+        where = torch_phases(plan.state, made, stored, held)
         image = torch_zip.image(tree, tag=None, phases=where)
-        work, found = torch_work((), {}, image, stored, layout.entries, tree)
+        work, found = torch_work(plan.state, made, image, stored, held, tree)
         files[name] = OutputFile(image, work)
         tensors |= found
-    left = {name for name in old if name not in new}
-    return WrittenCompanions(files, frozenset(unread | left | changed.keys()), tensors)
+    return WrittenCompanions(files, frozenset(trees), tensors)
+
+
+def changed_companions(
+    plan: Plan,
+    stored: Stored,
+    layout: Layout,
+    gone: Sequence[Path],
+    made: Mapping[str, Tensor],
+) -> dict[str, object]:
+    """The new trees of the files of training state that change, by relative name; None for a file
+    that goes. `made` are the new tensors by label."""
+    old, tree = stored.beside.trees, stored.state_tree
+    for node in plan.carried.nodes:
+        tree = put(tree, node.path, node.build(made))
+    new = entries_of(drop_outside(tree, layout, gone)) or {}
+    left = {str(path[0]): None for path in gone if path[0] not in new}
+    return left | {str(name): new[name] for name in new if new[name] is not old[str(name)]}

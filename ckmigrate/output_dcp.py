@@ -73,13 +73,13 @@ def make_dcp(
         plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
     )
     old = stored.dcp or new_metadata()
-    entries = {id(made[entry.name]): entry for entry in plan.entries}
-    leaves = find_leaves(result, old, stored, layout.entries, entries)
+    held = held_tensors(plan, layout)
+    entries = {id(made[entry.name]): entry for entry in plan.tensors}
+    leaves = find_leaves(result, old, stored, held, entries)
     kept_files = frozenset(old.files) if in_place else _kept_files(leaves, stored)
     others = stored.folder.others if stored.folder and stored.dcp and not weights_only else ()
     _require_carried(stored, weights_only=weights_only)
-    held = held_tensors(plan, layout)
-    writer = _Writer(plan.entries, made, stored, held, _free_name(stored))
+    writer = _Writer(plan.tensors, made, stored, held, _free_name(stored))
     items = {leaf.name: writer.item(leaf, kept_files) for leaf in leaves}
     paths = {leaf.name: leaf.path for leaf in leaves}
     nested = old.nested or any(path != (name,) for name, path in paths.items())

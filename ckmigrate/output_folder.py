@@ -94,7 +94,7 @@ def make_folder(
     empty: tuple[str, ...] = ()
     tensors = dict(layout.entries)
     if stored.folder is not None and not weights_only:
-        companions = make_companions(stored, layout, gone)
+        companions = make_companions(plan, stored, layout, gone)
         files |= _config(stored, tree)
         carried = _carried(stored.folder, tree, companions.gone, files)
         _require_carried(stored, files, carried)

@@ -23,6 +23,7 @@ from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import entries_of
 from ckmigrate.migrate import build_output, dropped_state, layout_after
 from ckmigrate.output import OutputFile, held_tensors, result_tree, unused_prefix
+from ckmigrate.output_companions import changed_companions
 from ckmigrate.output_folder import kept_shards
 from ckmigrate.patch_dcp import dcp_obstacles, dcp_output, make_dcp_patch
 from ckmigrate.places import Places, data_start, find_places
@@ -121,16 +122,15 @@ def _folder(prepared: Prepared, places: Places) -> Patch:
         raise _refused(
             prepared, [f"{name} would go, or get another name" for name in moved or gone]
         )
-    anew = [n for n, file in output.files.items() if file.work and n not in output.shards]
-    if anew:
-        raise _refused(prepared, [f"{name} would be written anew" for name in anew])
-    spare = 0
+    patches, spare = _companions(prepared, places)
+    own = {*output.shards, *(patch.name for patch in patches)}
     if folder.container == "torch":
-        patches, spare = _torch_shards(prepared, places)
+        shards, more = _torch_shards(prepared, places)
+        patches, spare = [*shards, *patches], spare + more
     else:
-        shards = enumerate(folder.shards)
-        patches = [_header(prepared, places, n, name, output.files[name]) for n, name in shards]
-    texts = {name: file.image for name, file in output.files.items() if name not in output.shards}
+        for number, name in enumerate(folder.shards):
+            patches.append(_header(prepared, places, number, name, output.files[name]))
+    texts = {name: file.image for name, file in output.files.items() if name not in own}
     small = {name: b"".join(raw for _, raw in image.chunks) for name, image in texts.items()}
     return Patch((*patches, *small_files(small, present)), spare)
 
@@ -154,7 +154,7 @@ def _torch_file(prepared: Prepared, places: Places) -> Patch:
     opened, request = prepared.opened, prepared.request
     tree = prepared.plan.trace.end.meta.tree
     layout = layout_after(tree, prepared)
-    made = _tensors(prepared, places)
+    made = _tensors(prepared, places, prepared.plan.tensors)
     result = result_tree(
         prepared.plan,
         opened.stored,
@@ -168,24 +168,40 @@ def _torch_file(prepared: Prepared, places: Places) -> Patch:
     nested = bool(layout.path) and not request.weights_only and entries_of(result) is not None
     new = _new_storages(prepared, places, made)
     patch, used = _added(prepared, 0, "", result, new, nested=nested)
-    return Patch((patch,), _spare(opened.stored, used))
+    return Patch((patch,), _spare(opened.stored, 0, used))
 
 
 def _torch_shards(prepared: Prepared, places: Places) -> tuple[list[FilePatch], int]:
     opened, plan = prepared.opened, prepared.plan
     folder = opened.stored.folder
     assert folder is not None
-    made = _tensors(prepared, places)
+    made = _tensors(prepared, places, prepared.plan.tensors)
     prefix = "" if prepared.request.unwrap else opened.layout.prefix
     new = _new_storages(prepared, places, made)
-    patches, used = [], set()
+    patches, spare = [], 0
     for shard in kept_shards(plan, opened.stored, opened.layout):
         tree = {prefix + entry.name: made[entry.name] for entry in shard.entries}
         name = folder.shards[shard.origin]
-        patch, storages = _added(prepared, shard.origin, name, tree, new, nested=False)
+        patch, storages = _added(prepared, shard.origin, name, tree, new)
         patches.append(patch)
-        used |= storages
-    return patches, _spare(opened.stored, used)
+        spare += _spare(opened.stored, shard.origin, storages)
+    return patches, spare
+
+
+def _companions(prepared: Prepared, places: Places) -> tuple[list[FilePatch], int]:
+    """The files of training state that change."""
+    opened = prepared.opened
+    made = _tensors(prepared, places, prepared.plan.state)
+    gone = dropped_state(opened.layout, prepared.request)
+    trees = changed_companions(prepared.plan, opened.stored, opened.layout, gone, made)
+    numbers = {file.path.name: number for number, file in enumerate(opened.stored.files)}
+    new = _new_storages(prepared, places, made)
+    patches, spare = [], 0
+    for name, tree in trees.items():
+        patch, storages = _added(prepared, numbers[name], name, tree, new, tagged=False)
+        patches.append(patch)
+        spare += _spare(opened.stored, numbers[name], storages)
+    return patches, spare
 
 
 def _added(
@@ -195,7 +211,8 @@ def _added(
     tree: object,
     new: Mapping[str, bytes],
     *,
-    nested: bool,
+    nested: bool = False,
+    tagged: bool = True,
 ) -> tuple[FilePatch, set[str]]:
     """What is added to a torch file, and the keys of the old storages that it goes on using."""
     stored = prepared.opened.stored
@@ -209,7 +226,7 @@ def _added(
             fd,
             file.identity.size,
             tree,
-            tag=prepared.tag.to_json(),
+            tag=prepared.tag.to_json() if tagged else None,
             tag_as="key" if nested else "record",
             records={key: _record_name(key, stored) for key in here},
             new=new,
@@ -226,13 +243,13 @@ def _record_name(key: str, stored: Stored) -> str:
     return key.partition("/")[2] if stored.folder else key
 
 
-def _tensors(prepared: Prepared, places: Places) -> dict[str, Tensor]:
-    """Every entry as a view of the storage that it lies in; tied ones are the same view."""
+def _tensors(prepared: Prepared, places: Places, entries: Sequence[Entry]) -> dict[str, Tensor]:
+    """Each entry as a view of the storage that it lies in; tied ones are the same view."""
     opened, plan = prepared.opened, prepared.plan
     held, first = held_tensors(plan, opened.layout), plan.owners
     storages = {t.storage.key: t.storage for t in held.values()}
     made: dict[str, Tensor] = {}
-    for entry in plan.tensors:
+    for entry in entries:
         like = _like(entry, held)
         place = places.found.get(entry.name)
         owner = made.get(first.get(entry.name, entry.name))
@@ -269,7 +286,7 @@ def _new_storages(
 ) -> dict[str, bytes]:
     """The bytes of new storages by their key."""
     found = _new_bytes(prepared, places)
-    return {made[name].storage.key: data for name, data in found.items()}
+    return {made[name].storage.key: data for name, data in found.items() if name in made}
 
 
 def _new_bytes(prepared: Prepared, places: Places) -> dict[str, bytes]:
@@ -280,7 +297,7 @@ def _new_bytes(prepared: Prepared, places: Places) -> dict[str, bytes]:
         return {entry.name: read_expression(entry.expr, source) for entry in new}
 
 
-def _spare(stored: Stored, used: set[str]) -> int:
-    """Bytes of storages that nothing names any more; files beside the weights stay as they are."""
-    kept = used | stored.beside.records.keys()
-    return sum(record.nbytes for key, record in stored.records.items() if key not in kept)
+def _spare(stored: Stored, number: int, used: set[str]) -> int:
+    """Bytes of storages of a file that nothing names any more."""
+    records = stored.records.items()
+    return sum(r.nbytes for key, r in records if r.file == number and key not in used)

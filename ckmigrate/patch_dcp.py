@@ -47,7 +47,7 @@ def _moved(prepared: Prepared, output: Output) -> Iterator[str]:
     """Entries whose bytes are there, but not as chunks of their own."""
     written = {work.label for name in output.shards for work in output.files[name].work.values()}
     reasons: dict[str, list[str]] = {}
-    for entry in prepared.plan.entries:
+    for entry in prepared.plan.tensors:
         if entry.name in written and sources(entry.expr) and entry.spec.nbytes:
             reasons.setdefault(_why(entry), []).append(entry.name)
     for why, names in reasons.items():

@@ -79,7 +79,7 @@ def find_places(prepared: Prepared) -> Places:
     if unfit := tuple(unfit_file(prepared)):
         return Places({}, (), unfit)
     tensors = held_tensors(plan, prepared.opened.layout)
-    held = _Held(tensors, stored.records, is_torch=_is_torch(prepared))
+    held = _Held(tensors, stored.records, _first_of_torch(prepared))
     reasons: dict[str, list[str]] = {}
     found: dict[str, Place] = {}
     new: list[Entry] = []
@@ -102,9 +102,13 @@ def find_places(prepared: Prepared) -> Places:
     return Places(found, tuple(entry.name for entry in new), tuple(lines))
 
 
-def _is_torch(prepared: Prepared) -> bool:
+def _first_of_torch(prepared: Prepared) -> int:
+    """The number of the first file in torch's format: of a folder of safetensors files, that of
+    what is beside the shards."""
     stored = prepared.opened.stored
-    return stored.format == "torch" or bool(stored.folder and stored.folder.container == "torch")
+    if stored.folder is not None and stored.folder.container == "safetensors":
+        return len(stored.folder.shards)
+    return 0 if stored.format != "safetensors" else 1
 
 
 def unfit_file(prepared: Prepared) -> Iterator[str]:
@@ -136,11 +140,16 @@ def _singular(why: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The tensors of the old checkpoint and where they are."""
+    """The tensors of the old checkpoint and where they are; files from number `first_of_torch` on
+    are in torch's format."""
 
     tensors: Mapping[str, Tensor]
     records: Mapping[str, Record]
-    is_torch: bool
+    first_of_torch: int
+
+    def is_torch(self, name: str) -> bool:
+        """Whether a tensor is in a file of torch's format."""
+        return self.records[self.tensors[name].storage.key].file >= self.first_of_torch
 
     @property
     def can_add(self) -> bool:
@@ -149,7 +158,7 @@ class _Held:
 
     def place(self, entry: Entry) -> Place | str:
         """The place of an entry, or why it has none."""
-        if self.is_torch and isinstance(entry.expr, Source):
+        if isinstance(entry.expr, Source) and self.is_torch(entry.expr.name):
             return self.whole(entry.expr.name)
         if not sources(entry.expr):
             return _NEW
@@ -186,7 +195,7 @@ class _Held:
         tensor = self.tensors[name]
         record = self.records[tensor.storage.key]
         begin = tensor.offset * tensor.spec.dtype.bits // 8
-        if self.is_torch:
+        if self.is_torch(name):
             return Place(record.file, tensor.storage.key, begin, tensor.spec.nbytes)
         return Place(record.file, "", record.offset + begin, tensor.spec.nbytes)
 
@@ -227,7 +236,7 @@ def _uncovered(
     shared = _overlaps(prepared, held, placed)
     if shared:
         yield _SHARED, shared
-    if not held.is_torch and not reasons and (lost := list(_lost(prepared, held, placed))):
+    if not reasons and (lost := list(_lost(held, placed))):
         yield "leave bytes behind, and a safetensors file has no holes", lost
 
 
@@ -235,9 +244,13 @@ def _overlaps(prepared: Prepared, held: _Held, placed: Mapping[str, Place]) -> l
     """Entries on bytes that an earlier one has too. In a torch file tied ones share them rightly,
     and so do different views that were in one storage before."""
     tied = prepared.plan.owners
-    whole = {e.name: e.expr.name for e in prepared.plan.tensors if isinstance(e.expr, Source)}
+    whole = {
+        e.name: e.expr.name
+        for e in prepared.plan.tensors
+        if isinstance(e.expr, Source) and held.is_torch(e.expr.name)
+    }
     order = sorted(placed.items(), key=lambda item: (item[1].file, item[1].unit, item[1].begin))
-    shared = list(_copies(whole, tied)) if held.is_torch else []
+    shared = list(_copies(whole, tied))
     last, end = "", (-1, "", 0)
     for name, place in order:
         if not place.nbytes:
@@ -245,7 +258,8 @@ def _overlaps(prepared: Prepared, held: _Held, placed: Mapping[str, Place]) -> l
         if end[:2] == (place.file, place.unit) and place.begin < end[2]:
             same = tied.get(name, name) == tied.get(last, last)
             views = name in whole and last in whole and whole[name] != whole[last]
-            if (not held.is_torch or not (same or views)) and name not in shared:
+            is_torch = place.file >= held.first_of_torch
+            if not (is_torch and (same or views)) and name not in shared:
                 shared.append(name)
         if end[:2] != (place.file, place.unit) or place.end > end[2]:
             last, end = name, (place.file, place.unit, place.end)
@@ -261,8 +275,8 @@ def _copies(whole: Mapping[str, str], tied: Mapping[str, str]) -> Iterator[str]:
             yield name
 
 
-def _lost(prepared: Prepared, held: _Held, placed: Mapping[str, Place]) -> Iterator[str]:
-    """Old names of which some bytes would belong to nobody."""
+def _lost(held: _Held, placed: Mapping[str, Place]) -> Iterator[str]:
+    """Old names in safetensors files of which some bytes would belong to nobody."""
     kept: dict[int, list[tuple[int, int]]] = {}
     for place in sorted(placed.values(), key=lambda place: (place.file, place.begin)):
         spans = kept.setdefault(place.file, [])
@@ -271,6 +285,8 @@ def _lost(prepared: Prepared, held: _Held, placed: Mapping[str, Place]) -> Itera
         else:
             spans.append((place.begin, place.end))
     for name in held.tensors:
+        if held.is_torch(name):
+            continue
         old = held.whole(name)
         spans = kept.get(old.file, [])
         index = bisect_right(spans, old.begin, key=lambda span: span[0]) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from ckmigrate.formats.tree_paths import child
 from ckmigrate.migrate import carry_out, open_weights
 from ckmigrate.training.layouts import find_weights
 from ckmigrate.verify import loaded_tensors
-from tests.projects import Zoo
+from tests.fast import change, take_back
+from tests.projects import Zoo, load, same
+from tests.room import with_room
 from tests.shards import digest
 from tests.training_folders import Arguments, accelerated, step, trainer
 
@@ -212,3 +215,51 @@ def test_files_beside_a_distributed_checkpoint_are_left_out(tmp_path: Path) -> N
     assert zoo.refusal(folder, "new").code == "CKM560"
     new = zoo.upgrade(folder, "new", optimizer="drop")
     assert "optimizer.pt" not in os.listdir(new)
+
+
+# --- following the weights --------------------------------------------------------------------
+
+SCRIPT = """
+ck.rename("0.{p}", "first.{p}")
+ck.split("1.weight", ("q", "k"), dim=0)
+ck.init("new", shape=(2, 2), value=init.normal(std=0.5))
+"""
+
+
+def moved(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What the script makes of weights, or of their averages, but for what is new."""
+    q, k = state["1.weight"].chunk(2)
+    kept = {"first.weight": state["0.weight"], "first.bias": state["0.bias"]}
+    return {**kept, "1.bias": state["1.bias"], "q": q, "k": k}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_average_in_a_file_of_its_own_follows(tmp_path: Path, suffix: str, fast: bool) -> None:
+    model = net()
+    zoo = Zoo(tmp_path / "p", SCRIPT, base=model.state_dict())
+    average = {name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+    registered = {"decay": 0.9, "shadow": {f"module.{k}": v for k, v in average.items()}}
+    source = accelerated(zoo.folder / "state", model, [], registered)
+    if suffix == ".bin":
+        (source / "model.safetensors").unlink()
+        torch.save(dict(model.state_dict()), source / "pytorch_model.bin")
+    else:
+        with_room(source / "model.safetensors")
+    before = digest(source)
+    if fast:
+        assert change(zoo, source).fast
+        new = source
+    else:
+        new = zoo.upgrade(source, "new")
+    found = torch.load(new / "custom_checkpoint_0.pkl", weights_only=True)
+    assert found["decay"] == 0.9
+    weights = load(new / f"{'pytorch_' * (suffix == '.bin')}model{suffix}")
+    wanted = moved(average) | {"new": weights["new"]}
+    assert same(found["shadow"], {f"module.{name}": tensor for name, tensor in wanted.items()})
+    assert same(weights, moved(model.state_dict()) | {"new": weights["new"]})
+    names = set(os.listdir(source))
+    if fast:
+        take_back(source)
+        assert digest(source) == before
+    assert set(os.listdir(new)) == names

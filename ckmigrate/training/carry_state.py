@@ -52,14 +52,13 @@ def carry_state(opened: Opened, trace: Trace, target: Target | None, request: Re
 
 def _carrier(opened: Opened, trace: Trace, request: Request) -> Callable[[Outside], Carried]:
     """What carries one node of training state."""
-    start, end, tree = trace.start, trace.end, opened.stored.tree
+    start, end, tree = trace.start, trace.end, opened.stored.state_tree
     moved = Moved(opened.layout.entries, start.ties, end.entries, end.ties)
     labels, memory = Labels((*start.entries, *end.entries)), Memory(moved)
-    is_file = opened.stored.format == "torch" and not request.wants_folder
 
     def carry(outside: Outside) -> Carried:
-        if not is_file:
-            raise NotCarried("training state follows the weights in single torch files only")
+        if not outside.is_readable:
+            raise NotCarried("such a file stays as it is, and would be of the old architecture")
         if outside.kind == "optimizer":
             raise NotCarried("the state of an optimizer does not follow the weights")
         node = child(tree, outside.path)

@@ -35,13 +35,18 @@ STATE = "custom_checkpoint_0.pkl"
 
 Content = tuple[set[str], set[str], bool]
 
+OLD: Content = ({"0.weight", "0.bias"}, {"0.weight", "0.bias"}, False)
+NEW: Content = ({"first.weight", "first.bias"}, {"first.weight", "first.bias"}, True)
+AVERAGES = {(3, 4): 12.0, (3,): 3.0}
+
 
 def content(path: Path) -> Content:
-    """The names of the weights, what the state is about, and whether there is a tag."""
+    """The names of the weights, those of their averages, and whether there is a tag."""
     state = torch.load(path / STATE, weights_only=True)
     assert torch.equal(state["noise"], torch.arange(9.0))
+    assert {tuple(t.shape): float(t.sum()) for t in state["ema"].values()} == AVERAGES
     tag = open_checkpoint(path).tag
-    return set(load_file(path / "model.safetensors")), set(state), tag is not None
+    return set(load_file(path / "model.safetensors")), set(state["ema"]), tag is not None
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,17 @@ class World:
     def build(self) -> World:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 3))
-        registered = {"ema": model.state_dict(), "noise": torch.arange(9.0)}
+        average = {name: torch.ones_like(t) for name, t in model.state_dict().items()}
+        registered = {"ema": average, "noise": torch.arange(9.0)}
         accelerated(self.target, model, [], registered)
         return self
 
     def run(self) -> None:
         remove_stale_folders(self.target)
-        prepared = self.zoo.prepare(self.target, self.zoo.request(self.target, ema="drop"))
+        prepared = self.zoo.prepare(self.target)
         if prepared.has_work:
             backup = self.folder / "state.bak-1" if self.backup else None
             carry_out(prepared, Destination(self.target, in_place=True, folder=True, backup=backup))
-
-
-OLD: Content = ({"0.weight", "0.bias"}, {"ema", "noise"}, False)
-NEW: Content = ({"first.weight", "first.bias"}, {"noise"}, True)
 
 
 def problems(world: World, claim: str) -> Iterator[str]:
