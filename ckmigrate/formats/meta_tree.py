@@ -11,7 +11,7 @@ Subtrees that hold tensors are refused: operations on tensors change those.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +24,8 @@ __all__ = ["drop", "get", "has", "plain", "rename", "set_value"]
 
 _DEEPEST: Final = 100
 _NEAR: Final = 3
+_DEEPER: Final = 3
+_MOST_PLACES: Final = 1000
 
 
 def get(tree: object, path: str) -> object:
@@ -228,9 +230,28 @@ def _unknown(tree: object, path: str, what: str) -> MigrationError:
     parts = path.split(".")
     begun = [(n, _find(tree, parts[:n])) for n in range(len(parts) - 1, -1, -1)]
     count, holder = next((n, found) for n, found in begun if found is not None)
-    names = [str(key) for key in _places(_child(tree, holder)) if isinstance(key, str | int)]
-    near = difflib.get_close_matches(".".join(parts[count:]), names, _NEAR, 0.5) or names[:_NEAR]
-    shown = ", ".join(repr(".".join([*parts[:count], name])) for name in near)
-    why = f"near it: {shown}" if near else "there is nothing near it"
+    node, rest = _child(tree, holder), ".".join(parts[count:])
+    names = [str(key) for key in _places(node) if isinstance(key, str | int)]
+    if not names and isinstance(node, Object) and entries_of(node) is None:
+        return _closed(what, ".".join(parts[:count]), node)
+    near = list(_below(node, rest)) or difflib.get_close_matches(rest, names, _NEAR, 0.5)
+    shown = ", ".join(repr(".".join([*parts[:count], name])) for name in near or names[:_NEAR])
+    why = f"near it: {shown}" if shown else "there is nothing near it"
     fix = "Correct the path, or ask first: if 'PATH' in ck.meta."
     return MigrationError("CKM571", what, why=why, fix=fix)
+
+
+def _closed(what: str, path: str, node: Object) -> MigrationError:
+    """An object that is made by a call has no attributes that the file names."""
+    why = f"{path!r} is a {node.factory}, made by a call: what is inside cannot be reached by name"
+    fix = "Replace it as a whole with ck.meta.set, and save a dict from now on, as vars(config)."
+    return MigrationError("CKM571", what, why=why, fix=fix)
+
+
+def _below(node: object, name: str) -> Iterator[str]:
+    """Paths at which a name stands deeper than where it was looked for."""
+    level = [("", node)]
+    for _ in range(_DEEPER):
+        inner = [(f"{path}{key}.", part) for path, at in level for key, part in _places(at).items()]
+        yield from (path[:-1] for path, _ in inner if path.endswith(f".{name}."))
+        level = inner[:_MOST_PLACES]
