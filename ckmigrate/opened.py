@@ -48,6 +48,8 @@ class Request:
     use_model      compare with the model and load into it (needs torch); otherwise with the
                    snapshot that the scripts make of the base schema
     optimizer, ema what to do with training state: let it follow the weights, or leave it behind
+    param_order    names of the parameters of the optimizers of the file, over all of their groups,
+                   and the file that says so; None: worked out
     max_shard_size bytes of tensors in a file; the result then is a folder with a new layout
     to_format      "dcp": the result is a distributed checkpoint, whatever the source is
     """
@@ -61,6 +63,8 @@ class Request:
     carry: tuple[str, ...] = ()
     optimizer: Policy = "carry"
     ema: Policy = "carry"
+    param_order: tuple[str, ...] | None = None
+    param_order_source: str = ""
     weights_only: bool = False
     unwrap: bool = False
     max_memory: int | None = None

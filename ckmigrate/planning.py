@@ -6,7 +6,7 @@ claims about values that are checked before the commit, and what it costs in byt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ckmigrate.compile import Trace
@@ -144,14 +144,19 @@ def make_plan(
     peak: Callable[[Entry], int],
     extra_checks: tuple[Check, ...] = (),
     carried: Carried = NOTHING,
+    order: Iterable[str] = (),
 ) -> Plan:
     """Lower every entry at the end of a trace, and the training state that is carried.
+
+    order names those entries that come first, as they are to be written.
 
     is_plain tells of a source whether its bytes can be copied as they stand; peak estimates the
     memory of a step. Claims that hold because both sides are one expression are left out.
     """
     end = trace.end
-    entries = tuple(Entry(name, expr, lower(expr, is_plain)) for name, expr in end.entries.items())
+    first = {name: end.entries[name] for name in order if name in end.entries}
+    listed = {**first, **end.entries}
+    entries = tuple(Entry(name, expr, lower(expr, is_plain)) for name, expr in listed.items())
     state = tuple(Entry(n, expr, lower(expr, is_plain)) for n, expr in carried.entries.items())
     checks = tuple(c for c in trace.checks + extra_checks + carried.checks if c.left != c.right)
     for check in checks:

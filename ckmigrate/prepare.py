@@ -5,8 +5,9 @@ What `prepare` returns is what `plan` prints and what `ckmigrate.migrate.carry_o
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,9 @@ from ckmigrate.step import Check
 from ckmigrate.strict import compare, compare_ties, describe, describe_notes, describe_ties, notes
 from ckmigrate.tagging import Applied, Tag
 from ckmigrate.target import Target, load_target
+from ckmigrate.target_optimizer import Groups, load_groups
 from ckmigrate.ties import Ties
+from ckmigrate.training.carried import Carried
 from ckmigrate.training.carry_state import carry_state
 from ckmigrate.uncollected import uncollected
 
@@ -75,8 +78,10 @@ class Prepared:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything but the place of the file would change: a script, or a missing tag."""
-        return bool(self.plan.trace.scripts) or not self.identity.is_tagged
+        """Whether anything but the place of the file would change: a script, a missing tag, or the
+        numbers of parameters in an optimizer."""
+        changes = bool(self.plan.trace.scripts) or bool(self.plan.carried.nodes)
+        return changes or not self.identity.is_tagged
 
 
 def find_target(project: Project, request: Request) -> Target:
@@ -130,7 +135,10 @@ def prepare(
     remarks += tuple(remarks_on_losses(done)) if direction == "down" else ()
     remarks += goal.remarks + fit_remarks
     after = edited(opened, done.end.meta.tree, project, request)
-    carried = carry_state(after, done, goal.target, request)
+    groups = functools.partial(_groups_of_code, case, goal.target)
+    carried = carry_state(
+        after, done, goal.target, request, groups=groups, wrappers=project.wrappers
+    )
     held = _Held(opened.stored, {**opened.layout.entries, **carried.sources})
     plan = make_plan(
         done,
@@ -138,9 +146,11 @@ def prepare(
         peak=held.peak,
         extra_checks=_tie_checks(done, goal.target),
         carried=carried,
+        order=_order(carried, goal.target),
     )
     _require_memory(plan, request)
-    if goal.target and request.optimizer != "drop" and not request.weights_only:
+    follows = any(node.kind == "optimizer" for node in carried.nodes)
+    if goal.target and request.optimizer != "drop" and not request.weights_only and not follows:
         remarks += remarks_on_order(opened.layout, goal.target.schema)
     return Prepared(
         project=project,
@@ -156,6 +166,23 @@ def prepare(
         notes=remarks,
         compared=goal.text,
     )
+
+
+def _order(carried: Carried, target: Target | None) -> Iterable[str]:
+    """With an optimizer, weights are written in the order of the model, as torch saves them: by
+    that order the next migration knows which parameter has which number."""
+    counts = any(node.kind == "optimizer" for node in carried.nodes)
+    return target.schema if target is not None and counts else ()
+
+
+def _groups_of_code(case: _Case, target: Target | None) -> Groups | None:
+    """The groups of the optimizers that the project's code makes of the model; None where it is not
+    told how, or there is no model."""
+    function = case.project.optimizer
+    if function is None or target is None:
+        return None
+    python_path = case.project.python_path
+    return load_groups(function, target.factory, target.model, python_path=python_path)
 
 
 @dataclass(frozen=True, slots=True)

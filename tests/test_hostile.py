@@ -153,15 +153,17 @@ def test_a_tensor_that_lies_scattered_counts_as_a_whole_in_memory(tmp_path: Path
     assert plan.peak_memory > 3 * 3000 * 3000 * 4
 
 
-def test_an_optimizer_beside_a_model_of_another_order_is_told(tmp_path: Path) -> None:
+def test_an_optimizer_beside_a_model_of_another_order_is_numbered_anew(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path, "pass", model=_MODEL)
     layers = torch.nn.ModuleDict(
         {n: torch.nn.Linear(4, 4, bias=False) for n in ("second", "first")}
     )
     adam = torch.optim.Adam(layers.parameters())
     old = zoo.save({"model": layers.state_dict(), "optimizer": adam.state_dict()})
-    assert any("another order" in note for note in zoo.prepare(old).notes)
+    (node,) = zoo.prepare(old).plan.carried.nodes
+    assert node.path == ("optimizer",)
     ordered = zoo.save(
         {"model": dict(reversed(layers.state_dict().items())), "optimizer": adam.state_dict()}
     )
+    assert not zoo.prepare(ordered).plan.carried.nodes
     assert not zoo.prepare(ordered).notes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from ckmigrate.compile import Trace
@@ -10,61 +12,105 @@ from ckmigrate.errors import MigrationError
 from ckmigrate.formats.tree_paths import child
 from ckmigrate.opened import Opened, Request
 from ckmigrate.target import Target
+from ckmigrate.target_optimizer import Groups
 from ckmigrate.training.carried import NOTHING, Carried, Labels, joined
+from ckmigrate.training.carry_optimizer import carry_optimizer_state, has_new_order
 from ckmigrate.training.copies import Memory, Moved, carry_copy
 from ckmigrate.training.copy_names import NotCarried
 from ckmigrate.training.layouts import Outside
+from ckmigrate.training.optimizer_form import counts_parameters
 
 __all__ = ["carry_state"]
 
 _FLAGS: Final = {"optimizer": "--optimizer drop", "copy": "--ema drop"}
+_UNREADABLE: Final = "such a file stays as it is, and would be of the old architecture"
 
 
-def carry_state(opened: Opened, trace: Trace, target: Target | None, request: Request) -> Carried:
+def carry_state(
+    opened: Opened,
+    trace: Trace,
+    target: Target | None,
+    request: Request,
+    *,
+    groups: Callable[[], Groups | None] = lambda: None,
+    wrappers: Sequence[str] = (),
+) -> Carried:
     """The training state of a checkpoint after a migration: all of it that is not dropped.
 
-    opened  the checkpoint, with its tree after edits of metadata
+    opened    the checkpoint, with its tree after edits of metadata
+    groups    those of the optimizers that the project's code makes, where it is configured
+    wrappers  name segments that may stand before names in an optimizer
 
     MigrationError CKM560 where some of it cannot follow, with every reason: a resumable checkpoint
-    whose state is of the old model is never written.
+    whose state is of the old model is never written. Others as `carry_optimizers`.
     """
     policy = {"optimizer": request.optimizer, "copy": request.ema}
     wanted = [o for o in opened.layout.training_state if policy.get(o.kind) == "carry"]
-    same = trace.is_identity and trace.start.ties == trace.end.ties
-    if same or request.weights_only or not wanted:
+    if trace.is_identity and trace.start.ties == trace.end.ties:
+        wanted = _renumbered(wanted, opened, target)
+    if request.weights_only or not wanted:
         return NOTHING
-    carry = _carrier(opened, trace, request)
-    done: list[Carried] = []
-    problems: list[tuple[Outside, str]] = []
-    for outside in wanted:
-        try:
-            done.append(carry(outside))
-        except NotCarried as reason:
-            problems.append((outside, str(reason)))
-        except MigrationError as error:
-            place = f"{'.'.join(map(str, outside.path))} in {opened.stored.path}"
-            error.where = error.where or place
+    labels = Labels((*trace.start.entries, *trace.end.entries))
+    copies = [o for o in wanted if o.is_readable and o.kind == "copy"]
+    optimizers = [o for o in wanted if o.is_readable and o.kind == "optimizer"]
+    done, problems = _copies(copies, opened, trace, target, labels)
+    problems += [(outside, _UNREADABLE) for outside in wanted if not outside.is_readable]
+    carry = functools.partial(carry_optimizer_state, groups=groups, wrappers=wrappers)
+    try:
+        with _placed(opened, optimizers):
+            done.append(carry(optimizers, opened, trace, target, request, labels))
+    except MigrationError as error:
+        if not problems:
             raise
+        problems += [(outside, error.what) for outside in optimizers]
     if problems:
         raise _refused(opened, problems)
     return joined(done)
 
 
-def _carrier(opened: Opened, trace: Trace, request: Request) -> Callable[[Outside], Carried]:
-    """What carries one node of training state."""
-    start, end, tree = trace.start, trace.end, opened.stored.state_tree
-    moved = Moved(opened.layout.entries, start.ties, end.entries, end.ties)
-    labels, memory = Labels((*start.entries, *end.entries)), Memory(moved)
+def _renumbered(wanted: Sequence[Outside], opened: Opened, target: Target | None) -> list[Outside]:
+    """The state that becomes stale though no weight changes: numbers of parameters, where the model
+    has these in another order."""
+    optimizers = [o for o in wanted if o.is_readable and o.kind == "optimizer"]
+    if not optimizers or not has_new_order(opened, target):
+        return []
+    tree = opened.stored.state_tree
+    return [outside for outside in optimizers if counts_parameters(child(tree, outside.path))]
 
-    def carry(outside: Outside) -> Carried:
-        if not outside.is_readable:
-            raise NotCarried("such a file stays as it is, and would be of the old architecture")
-        if outside.kind == "optimizer":
-            raise NotCarried("the state of an optimizer does not follow the weights")
-        node = child(tree, outside.path)
-        return carry_copy(node, outside.path, moved, labels, memory)
 
-    return carry
+def _copies(
+    wanted: Sequence[Outside],
+    opened: Opened,
+    trace: Trace,
+    target: Target | None,
+    labels: Labels,
+) -> tuple[list[Carried], list[tuple[Outside, str]]]:
+    """What follows, and what does not, with reasons."""
+    known = None if target is None or target.parameters is None else frozenset(target.parameters)
+    start, end = trace.start, trace.end
+    moved = Moved(opened.layout.entries, start.ties, end.entries, end.ties, known)
+    memory = Memory(moved)
+    done: list[Carried] = []
+    problems: list[tuple[Outside, str]] = []
+    for outside in wanted:
+        node = child(opened.stored.state_tree, outside.path)
+        try:
+            with _placed(opened, [outside]):
+                done.append(carry_copy(node, outside.path, moved, labels, memory))
+        except NotCarried as reason:
+            problems.append((outside, str(reason)))
+    return done, problems
+
+
+@contextmanager
+def _placed(opened: Opened, wanted: Sequence[Outside]) -> Iterator[None]:
+    """Errors tell at least which state of which file."""
+    try:
+        yield
+    except MigrationError as error:
+        paths = ", ".join(".".join(map(str, outside.path)) for outside in wanted)
+        error.where = error.where or f"{paths} in {opened.stored.path}"
+        raise
 
 
 def _refused(opened: Opened, problems: list[tuple[Outside, str]]) -> MigrationError:

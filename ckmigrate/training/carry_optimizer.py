@@ -1,0 +1,123 @@
+"""The optimizers of one checkpoint, with what the file, the scripts and the model tell of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ckmigrate.compile import Trace
+from ckmigrate.expr import Call, Expr, fill, sources
+from ckmigrate.formats.tree_paths import child
+from ckmigrate.opened import Opened, Request
+from ckmigrate.spec import Schema, TensorSpec
+from ckmigrate.target import Target
+from ckmigrate.target_optimizer import Groups
+from ckmigrate.training.buffers import torch_buffers
+from ckmigrate.training.carried import NOTHING, Carried, Labels
+from ckmigrate.training.layouts import Outside
+from ckmigrate.training.optimizer import carry_optimizers
+from ckmigrate.training.param_groups import NewModel
+from ckmigrate.training.param_names import Given, OldModel
+
+__all__ = ["carry_optimizer_state", "has_new_order"]
+
+
+def carry_optimizer_state(
+    wanted: Sequence[Outside],
+    opened: Opened,
+    trace: Trace,
+    target: Target | None,
+    request: Request,
+    labels: Labels,
+    *,
+    groups: Callable[[], Groups | None] = lambda: None,
+    wrappers: Sequence[str] = (),
+) -> Carried:
+    """All optimizers of a checkpoint that follow the weights, after the migration.
+
+    wanted    where they stand
+    groups    those of the optimizers that the project's code makes, where it is configured
+    wrappers  name segments that may stand before names in the optimizer
+
+    MigrationError as `carry_optimizers`.
+    """
+    if not wanted:
+        return NOTHING
+    nodes = [(outside.path, child(opened.stored.state_tree, outside.path)) for outside in wanted]
+    new = _new_model(trace, target)
+    given = Given(request.param_order, request.param_order_source, groups())
+    old = OldModel(
+        weights=opened.schema,
+        ties=trace.start.ties,
+        order=_order(opened),
+        buffers=_buffers(opened.schema, trace, new),
+        wrappers=wrappers,
+    )
+    place = _places(trace)
+    return carry_optimizers(nodes, old, new, labels, given=given, place=place)
+
+
+def has_new_order(opened: Opened, target: Target | None) -> bool:
+    """Whether the model has its parameters in another order than a file whose weights stay: then
+    the numbers in an optimizer mean others."""
+    order = _order(opened)
+    if target is None or target.parameters is None or order is None:
+        return False
+    both = frozenset(target.parameters) & frozenset(order)
+    found, wanted = ([n for n in names if n in both] for names in (order, target.parameters))
+    return found != wanted
+
+
+def _order(opened: Opened) -> tuple[str, ...] | None:
+    """The names in the order of the model, as torch writes them; other formats sort them."""
+    return tuple(opened.layout.entries) if opened.stored.format == "torch" else None
+
+
+def _new_model(trace: Trace, target: Target | None) -> NewModel:
+    entries = _once(trace.end.entries, trace.end.ties)
+    if target is None or target.parameters is None:
+        return NewModel(entries, None)
+    named = {name: _expression(name, trace.end.entries, target) for name in target.parameters}
+    return NewModel({**entries, **named}, target.parameters, target.trainable)
+
+
+def _expression(name: str, entries: Mapping[str, Expr], target: Target) -> Expr:
+    """Of a parameter; a tied one may be in the file under another of its names only, and one that
+    is exempt from the comparison may be new."""
+    group = next((group for group in target.ties if name in group), (name,))
+    present = next((other for other in (name, *group) if other in entries), None)
+    if present is not None:
+        return entries[present]
+    spec: TensorSpec = target.schema[name]
+    return fill(bytes(max(1, spec.dtype.bits // 8)), spec)
+
+
+def _once(entries: Mapping[str, Expr], ties: Sequence[Sequence[str]]) -> dict[str, Expr]:
+    second = {name for group in ties for name in group[1:]}
+    return {name: expr for name, expr in entries.items() if name not in second}
+
+
+def _buffers(weights: Schema, trace: Trace, new: NewModel) -> frozenset[str]:
+    """Weights of the file that no optimizer holds: buffers of torch's own modules, and those that
+    are nothing but buffers in the new model."""
+    plain = torch_buffers(weights)
+    if new.parameters is None:
+        return plain
+    parameters = {s for name in new.parameters for s in sources(new.entries[name])}
+    others = {s for expr in trace.end.entries.values() for s in sources(expr)}
+    return plain | (others - parameters)
+
+
+def _places(trace: Trace) -> Callable[[Call], str | None]:
+    """Script and line of a call, by what the records of the scripts hold."""
+
+    def place(call: Call) -> str | None:
+        for traced in trace.scripts:
+            for record in traced.records:
+                for step in record.steps:
+                    kernel = step.kernel
+                    same = getattr(kernel, "function", None) is call.function
+                    if same and getattr(kernel, "key", None) == call.key:
+                        return f"{traced.script.path.name}, line {record.line}: compute"
+        return None
+
+    return place

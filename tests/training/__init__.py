@@ -1,0 +1,1 @@
+"""Training state that follows the weights."""
