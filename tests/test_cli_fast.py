@@ -36,6 +36,10 @@ def test_an_upgrade_in_place_says_how_to_take_it_back(toy: Toy) -> None:
     assert ran.out.startswith("changed in place old.safetensors: base → ")
     assert "`ckmigrate undo old.safetensors` takes it back, by old.safetensors.undo-base" in ran.out
     assert "by tag" in toy.run("current", old.name).out
+    record = toy.run("current", "old.safetensors.undo-base")
+    assert record.code == 7
+    assert "undo record of a change in place, which made old.safetensors what it is" in record.err
+    assert record.err.rstrip().endswith("ckmigrate undo old.safetensors")
     undone = toy.run("undo", old.name)
     assert undone.code == 0
     assert undone.out == (

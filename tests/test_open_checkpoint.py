@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from ckmigrate.errors import StorageError
+from ckmigrate.execute.undo_record import Saved, UndoRecord, encode
+from ckmigrate.formats.base import FileIdentity
 from ckmigrate.formats.open_checkpoint import open_checkpoint, open_regular
 
 HEADER = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
@@ -91,6 +93,39 @@ def test_another_kind_of_file_is_called_by_its_name(tmp_path: Path, kind: str) -
     assert error.code == code
     assert what in error.what
     assert fix in str(error.fix)
+
+
+def undo_record(target: str) -> bytes:
+    saved = Saved("", FileIdentity(1, 2, 100, 3), 0o600, 0, 100, ((0, bytes(5000)),))
+    return encode(UndoRecord(target, "base", (saved,)))
+
+
+def test_an_undo_record_names_the_checkpoint_and_the_way_back(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt.undo-base"
+    path.write_bytes(undo_record("model.pt"))
+    error = refused(path)
+    assert error.code == "CKM708"
+    assert "undo record of a change in place, which made model.pt what it is" in error.what
+    assert str(error.fix).endswith(f"ckmigrate undo {tmp_path / 'model.pt'}")
+
+
+@pytest.mark.parametrize("target", ["", "..", "../model.pt", "a\nb", "{x}", 'ü"\\'])
+def test_an_undo_record_names_nothing_but_a_file_beside_it(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "model.pt.undo-base"
+    path.write_bytes(undo_record(target))
+    error = refused(path)
+    assert "undo record" in error.what
+    is_name = target in ("{x}", 'ü"\\')
+    assert str(error.fix).endswith(f"ckmigrate undo {tmp_path / target}") == is_name
+
+
+@pytest.mark.parametrize("rest", [b"", b"1\n", b'1\n12345678{"target":"\xff"', b"1\n12345678{}"])
+def test_an_undo_record_that_is_damaged_is_still_called_one(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "model.pt.undo-base"
+    path.write_bytes(b"ckmigrate undo " + rest)
+    error = refused(path)
+    assert error.what.endswith("is the undo record of a change in place")
+    assert error.fix == "Give the checkpoint that it lies beside."
 
 
 def test_an_archive_of_numpy_arrays_is_called_by_its_name(tmp_path: Path) -> None:

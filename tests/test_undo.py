@@ -233,6 +233,27 @@ def test_without_a_backup_there_is_nothing_to_undo(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         take_back(path)
     assert caught.value.code == "CKM778"
+    assert "keeps the old version as NAME.bak-REVISION" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        (["base"], "; old.pt.bak-base beside it is an old version"),
+        (["1", "2"], "; old.pt.bak-1, old.pt.bak-2 beside it are old versions"),
+        (list("12345"), "; old.pt.bak-1, old.pt.bak-2, old.pt.bak-3 and 2 more beside it are"),
+    ],
+)
+def test_where_there_is_nothing_to_undo_the_backups_are_named(
+    tmp_path: Path, kept: list[str], told: str
+) -> None:
+    _, path = project(tmp_path)
+    for revision in kept:
+        path.with_name(f"old.pt.bak-{revision}").touch()
+    path.with_name("other.pt.bak-1").touch()
+    with pytest.raises(StorageError) as caught:
+        take_back(path)
+    assert told in str(caught.value.fix)
 
 
 def test_mode_and_attributes_stay_and_a_second_record_gets_a_second_name(tmp_path: Path) -> None:

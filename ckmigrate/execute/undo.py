@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _LARGEST: Final = 1 << 30
+_MOST_NAMED: Final = 3
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_REVISION: Final = re.compile(r"[^0-9A-Za-z_-]")
@@ -212,8 +213,19 @@ def undo_newest(target: Path) -> Undone:
         details=tuple(reasons),
         why="Only `--in-place --fast` keeps an undo record, and it is of use as long as the "
         "checkpoint is exactly what that run left.",
-        fix="`ckmigrate downgrade` leads back by the scripts; a run without --fast kept the old "
-        "version as NAME.bak-REVISION.",
+        fix="`ckmigrate downgrade` leads back by the scripts" + _kept_beside(target),
+    )
+
+
+def _kept_beside(target: Path) -> str:
+    """How a fix goes on: what runs without --fast kept."""
+    found = sorted(n for n in names_in(target.parent) if n.startswith(f"{target.name}.bak-"))
+    if not found:
+        return "; a run without --fast keeps the old version as NAME.bak-REVISION."
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    word = "is an old version" if len(found) == 1 else "are old versions"
+    return (
+        f"; {', '.join(found[:_MOST_NAMED])}{more} beside it {word}, kept by runs without --fast."
     )
 
 

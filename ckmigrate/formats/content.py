@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -13,14 +14,16 @@ __all__ = ["PICKLE", "PICKLE_START", "Foreign", "foreign"]
 class Foreign:
     """A kind of file that is not a checkpoint.
 
-    kind  "a gzip archive", as a sentence continues "NAME is …"
-    fix   the next step; {name} stands for the file's name
-    lost  whether the checkpoint itself never arrived, as after a failed download
+    kind   "a gzip archive", as a sentence continues "NAME is …"
+    fix    the next step; {name} stands for the file's name, {about} for the path of `about`
+    lost   whether the checkpoint itself never arrived, as after a failed download
+    about  the name of the checkpoint beside it that it belongs to
     """
 
     kind: str
     fix: str
     lost: bool = False
+    about: str | None = None
 
 
 _UNPACK: Final = "Unpack it and give the checkpoint inside."
@@ -67,6 +70,10 @@ _BY_START: Final[tuple[tuple[bytes, Foreign], ...]] = (
         ),
     ),
 )
+_UNDO: Final = b"ckmigrate undo "
+_UNDO_TARGET: Final = re.compile(
+    rb'ckmigrate undo [0-9]+\n.{8}\{"target":("(?:[^"\\]|\\.)*")', re.DOTALL
+)
 _MARKUP: Final = re.compile(rb"\s*<(!doctype\s+html|html|head|body|\?xml|error)\b", re.IGNORECASE)
 # A protobuf whose first field is ir_version and whose next one is among a model's first fields.
 _ONNX: Final = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
@@ -83,6 +90,8 @@ def foreign(head: bytes) -> Foreign | None:
     for start, kind in _BY_START:
         if head.startswith(start):
             return kind
+    if head.startswith(_UNDO):
+        return _undo_record(head)
     if head[:4] == b"PK\x03\x04":
         return _zip(head)
     if head[257:262] == b"ustar":
@@ -96,6 +105,29 @@ def foreign(head: bytes) -> Foreign | None:
     if not head.strip(b"\0"):
         return Foreign("filled with zero bytes, like an unfinished download", _DOWNLOAD, lost=True)
     return _text(head)
+
+
+def _undo_record(head: bytes) -> Foreign:
+    """What `ckmigrate.execute.undo_record` writes: how a change in place is taken back."""
+    kind, target = "the undo record of a change in place", _undone(head)
+    if target is None:
+        return Foreign(kind, "Give the checkpoint that it lies beside.")
+    return Foreign(
+        f"{kind}, which made {target} what it is",
+        "Give that checkpoint; to take the change back: ckmigrate undo {about}",
+        about=target,
+    )
+
+
+def _undone(head: bytes) -> str | None:
+    """The file name that an undo record is about; None where it tells none."""
+    found = _UNDO_TARGET.match(head)
+    try:
+        name = str(json.loads(found[1])) if found else ""
+    except ValueError:
+        return None
+    is_name = name.isprintable() and "/" not in name and name not in ("", ".", "..")
+    return name if is_name else None
 
 
 def _tar(head: bytes) -> Foreign:

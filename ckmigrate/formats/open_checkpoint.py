@@ -162,7 +162,7 @@ def _refuse(path: Path, code: str, what: str, *, fix: str, why: str | None = Non
 def _refused_content(path: Path, head: bytes, kind: Foreign | None) -> StorageError:
     if kind is not None:
         code = "CKM709" if kind.lost else "CKM708"
-        fix = kind.fix.format(name=path.name)
+        fix = kind.fix.format(name=path.name, about=path.with_name(kind.about or path.name))
         return StorageError(code, f"{path.name} is {kind.kind}", where=str(path), fix=fix)
     return StorageError(
         "CKM708",
