@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ckmigrate"
 
 LAYERS = (
     "errors",
-    "names names.* spec fold settings formats.tree formats.base formats.plain",
+    "journal names names.* spec fold settings formats.tree formats.base formats.plain",
     "scalar",
     "expr",
     "step",

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from ckmigrate.errors import CkmigrateError, HistoryError, IdentifyError, MigrationError
 from ckmigrate.execute.commit import Destination
+from ckmigrate.file_set import replace_files
 from ckmigrate.migrate import Request, carry_out, prepare, replays
 from ckmigrate.project import find_project
 from ckmigrate.revisions.graph import read_history
 from ckmigrate.squash.git import commit_of, uncommitted
-from ckmigrate.squash.prune import carry_out as remove
 from ckmigrate.squash.prune import plan_prune
 from ckmigrate.squash.squash import Squash, squash, stretch
 from tests.projects import Script, Zoo, load, revision, tag_of
@@ -339,7 +339,7 @@ def pruned(zoo: Zoo) -> None:
     project, history = zoo.project, zoo.history
     for found in history.squashed.values():
         plan = plan_prune(project, history, found, replays(project, history, {}), {}, force=True)
-        remove(plan)
+        replace_files(plan.files, folder=history.folder)
 
 
 def test_a_file_inside_a_pruned_stretch_is_told_where_to_go(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckmigrate.errors import StorageError
+from ckmigrate.text_file import create_text
 
 __all__ = ["create", "make_folder"]
 
@@ -12,8 +13,7 @@ __all__ = ["create", "make_folder"]
 def create(path: Path, text: str) -> None:
     """Write a new file; StorageError CKM792 where that fails, CKM793 where the name is taken."""
     try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        create_text(path, text)
     except FileExistsError:
         raise StorageError(
             "CKM793",

@@ -66,7 +66,7 @@ def command(
     scripts = (*history.order, *history.squashed.values(), script)
     after = build_history(scripts, folder=history.folder)
     files = with_record(project, after, {path: text.encode()}, given)
-    replace_files(files)
+    replace_files(files, folder=project.migrations)
     data = {
         "file": str(path),
         "revision": script.id,

@@ -6,12 +6,14 @@ import click
 
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.options import make_request
+from ckmigrate.cli.record import with_record
 from ckmigrate.cli.session import Answer, Session
+from ckmigrate.file_set import replace_files
 from ckmigrate.migrate import replays
 from ckmigrate.report.escape import printable
 from ckmigrate.report.units import counted
 from ckmigrate.revisions.lock import read_lock
-from ckmigrate.squash.prune import Prune, carry_out, plan_prune, renew_lock
+from ckmigrate.squash.prune import Prune, plan_prune, pruned
 
 __all__ = ["command"]
 
@@ -43,12 +45,11 @@ def command(session: Session, dry_run: bool, force: bool, params: tuple[str, ...
         plan_prune(project, history, squash, known, values, force=force)
         for squash in history.squashed.values()
     ]
-    for prune in () if dry_run else found:
-        carry_out(prune)
     if found and not dry_run:
-        now = session.history(project)
-        renewed = replays(project, now, given)
-        renew_lock(project, now, renewed, [prune.squash.id for prune in found])
+        scripts = {path: data for prune in found for path, data in prune.files.items()}
+        squashed = [prune.squash.id for prune in found]
+        files = with_record(project, pruned(history, found), scripts, given, allow_edited=squashed)
+        replace_files(files, folder=project.migrations)
     return _answer(found, is_done=not dry_run)
 
 

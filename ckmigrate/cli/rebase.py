@@ -58,7 +58,7 @@ def command(
     remarks = require_replayed(rebase, known)
     files = with_record(project, rebase.history, rebase.scripts, given)
     if not dry_run:
-        replace_files(files)
+        replace_files(files, folder=project.migrations)
     for remark in remarks:
         session.note(f"note: {remark}")
     data = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ckmigrate.locking import record_files
@@ -19,13 +19,15 @@ def with_record(
     history: History,
     scripts: Mapping[Path, bytes | None],
     params: Mapping[str, object],
+    *,
+    allow_edited: Collection[str] = (),
 ) -> dict[Path, bytes | None]:
     """The files of scripts, then the lock and the head snapshots as they are with this history,
     where the project has a lock. Raises what `ckmigrate.locking.record_files` raises."""
     if not project.lock_path.exists():
         return dict(scripts)
     known = replays(project, history, params)
-    record = record_files(project, history, known)
+    record = record_files(project, history, known, allow_edited=allow_edited)
     return {**scripts, **{path: text.encode() for path, text in record.items()}}
 
 

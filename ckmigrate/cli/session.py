@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ckmigrate.journal import JOURNAL
 from ckmigrate.report.escape import printable_text
 
 if TYPE_CHECKING:
@@ -85,10 +86,22 @@ class Session:
         return not (self.json or self.json_lines)
 
     def project(self) -> Project:
-        """The project of this folder, or of --config."""
+        """The project of this folder, or of --config; a change of its scripts that was cut off is
+        taken back first."""
         from ckmigrate.project import find_project
 
-        return find_project(Path.cwd(), config=self.config)
+        project = find_project(Path.cwd(), config=self.config)
+        if os.path.lexists(project.migrations / JOURNAL):
+            self._settle(project.migrations)
+        return project
+
+    def _settle(self, migrations: Path) -> None:
+        from ckmigrate.file_set import settle_files  # rarely needed
+
+        files = settle_files(migrations)
+        if files:
+            names = ", ".join(path.name for path in files)
+            self.note(f"note: a change of {names} that was cut off was taken back")
 
     def history(self, project: Project) -> History:
         """The scripts of a project, as a checked graph."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.files import create
 from ckmigrate.cli.options import make_request
 from ckmigrate.cli.session import Answer, Session
-from ckmigrate.errors import CkmigrateError, UsageError
+from ckmigrate.errors import UsageError
 from ckmigrate.migrate import replays
 from ckmigrate.report.escape import printable
 from ckmigrate.report.units import counted
-from ckmigrate.revisions.graph import History
-from ckmigrate.revisions.script import Script
+from ckmigrate.revisions.graph import History, build_history
+from ckmigrate.revisions.script import Script, parse_script
 from ckmigrate.revisions.targets import resolve
 from ckmigrate.revisions.template import next_file_name
 from ckmigrate.squash.squash import Squash, squash, stretch
@@ -56,8 +54,10 @@ def command(
     known = replays(project, history, given)
     found = squash(scripts, known, {**project.params, **given}, message=text, path=path)
     if not dry_run:
+        script = parse_script(found.text.encode(), path)
+        everything = (*history.order, *history.squashed.values(), script)
+        build_history(everything, folder=history.folder)
         create(path, found.text)
-        _require_valid(session, path)
     return _answer(found, is_written=not dry_run)
 
 
@@ -90,14 +90,6 @@ def _file_name(history: History, scripts: tuple[Script, ...], message: str | Non
     if first is None or last is None:
         return slug or f"squash_{scripts[0].id}_to_{scripts[-1].id}.py"
     return f"{last:04d}_{slug or f'squash_{first:04d}_to_{last:04d}.py'}"
-
-
-def _require_valid(session: Session, path: Path) -> None:
-    try:
-        session.history(session.project())
-    except CkmigrateError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _answer(found: Squash, *, is_written: bool) -> Answer:

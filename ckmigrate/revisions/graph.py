@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ckmigrate.errors import HistoryError, IdentifyError, MigrationError
+from ckmigrate.journal import JOURNAL, being_changed
 from ckmigrate.revisions.order import (
     check_bases,
     check_former,
@@ -210,7 +211,7 @@ def read_scripts(folder: Path) -> list[Script]:
     """Read every script of a folder: `*.py`, except names that start with `_` or `.`.
 
     Raises HistoryError: CKM301 to CKM308 for a script (the first one; others that cannot be read
-    are listed with it), CKM310 when the folder cannot be read.
+    are listed with it), CKM310 when the folder cannot be read, CKM338 while scripts change.
     """
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
@@ -222,6 +223,9 @@ def read_scripts(folder: Path) -> list[Script]:
             why=error.strerror or str(error),
             fix="Run `ckmigrate init`, or correct 'migrations' in the configuration.",
         ) from error
+    for entry in entries:
+        if entry.name == JOURNAL:
+            raise being_changed(entry)
     return _read_each(filter(_is_script, entries))
 
 

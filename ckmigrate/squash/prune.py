@@ -5,22 +5,20 @@ from __future__ import annotations
 import ast
 import json
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckmigrate.errors import HistoryError, StorageError
+from ckmigrate.errors import HistoryError
 from ckmigrate.identify import Replay
-from ckmigrate.locking import write_lock_and_snapshots
 from ckmigrate.project import Project
-from ckmigrate.revisions.graph import History
-from ckmigrate.revisions.script import Script
+from ckmigrate.revisions.graph import History, build_history
+from ckmigrate.revisions.script import Script, parse_script
 from ckmigrate.revisions.squashed import stretch_of
 from ckmigrate.squash.git import commit_of, uncommitted
 from ckmigrate.squash.squash import prove
-from ckmigrate.text_file import replace_text
 
-__all__ = ["Prune", "carry_out", "plan_prune", "renew_lock"]
+__all__ = ["Prune", "plan_prune", "pruned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,12 @@ class Prune:
     removed: tuple[Script, ...]
     record: Mapping[str, object]
     text: str
+
+    @property
+    def files(self) -> dict[Path, bytes | None]:
+        """What becomes of the files of scripts; None: it goes."""
+        gone = dict.fromkeys(script.path for script in self.removed)
+        return {self.squash.path: self.text.encode(), **gone}
 
 
 def plan_prune(
@@ -115,33 +119,13 @@ def _with_record(source: str, record: Mapping[str, object]) -> str:
     return "\n".join([*lines[: first - 1], *entry, *lines[last:]])
 
 
-def carry_out(prune: Prune) -> None:
-    """Write the record, then remove the scripts, the newest first.
-
-    StorageError CKM792 or CKM794 where that fails; what was removed until then is in git.
-    """
-    path = prune.squash.path
-    replace_text(path, prune.text)
-    try:
-        for script in reversed(prune.removed):
-            script.path.unlink()
-    except OSError as error:
-        raise StorageError(
-            "CKM794",
-            f"cannot remove {Path(error.filename or path).name}: {error.strerror or error}",
-            where=str(path.parent),
-            why="only some of the scripts are gone",
-            fix=f"Restore them with git (git checkout -- {path.parent}), then prune again.",
-        ) from error
-
-
-def renew_lock(
-    project: Project,
-    history: History,
-    replays: Mapping[str, Replay],
-    squashed: Collection[str],
-) -> None:
-    """Bring the lock up to date after a prune, where the project has one: lines of removed scripts
-    go, and those of the squashed revisions tell what is done now."""
-    if project.lock_path.exists():
-        write_lock_and_snapshots(project, history, replays, allow_edited=squashed)
+def pruned(history: History, prunes: Sequence[Prune]) -> History:
+    """The history once these are carried out; nothing is read."""
+    texts = {prune.squash: prune.text for prune in prunes}
+    gone = {script for prune in prunes for script in prune.removed}
+    scripts = [
+        parse_script(texts[one].encode(), one.path) if one in texts else one
+        for one in (*history.order, *history.squashed.values())
+        if one not in gone
+    ]
+    return build_history(scripts, folder=history.folder)
