@@ -9,7 +9,6 @@ import torch
 
 from ckmigrate.errors import MigrationError
 from ckmigrate.execute import syscalls
-from ckmigrate.execute.fill import _merged
 from ckmigrate.lower import Copy, Gather
 from tests.projects import Script, Zoo, load, same
 
@@ -178,17 +177,7 @@ def test_claims_that_hold_let_the_migration_pass(tmp_path: Path) -> None:
     assert same(load(zoo.upgrade(zoo.save(state))), {"d": nan})
 
 
-# --- copies -----------------------------------------------------------------------------------
-
-
-def test_neighbours_on_both_sides_are_one_copy() -> None:
-    ranges = [(100, 1100, 10), (110, 1110, 5), (115, 1120, 5), (90, 1090, 10), (120, 1125, 1)]
-    assert list(_merged([(0, *item) for item in ranges])) == [(0, 90, 1090, 25), (0, 115, 1120, 6)]
-
-
-def test_neighbours_in_two_files_are_two_copies() -> None:
-    ranges = [(0, 100, 1100, 10), (1, 110, 1110, 5)]
-    assert list(_merged(ranges)) == ranges
+# --- side by side ---------------------------------------------------------------------------
 
 
 def test_fills_and_ranges_and_gathers_stand_side_by_side(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -82,16 +82,33 @@ class RunningSums:
             self._error = error
 
     def _sum(self, offset: int, nbytes: int, buffer: memoryview) -> None:
+        """Read what was written in large pieces, each of which may hold many ranges."""
         end, number = offset + nbytes, max(bisect_right(self._starts, offset) - 1, 0)
-        while number < len(self._ranges) and self._starts[number] < end:
+        while number < len(self._ranges) and not self._stopped:
             start, length = self._ranges[number]
-            position, stop = max(start, offset), min(start + length, end)
-            while position < stop and not self._stopped:
-                view = buffer[: min(stop - position, _PIECE)]
-                syscalls.pread_into(self._fd, view, offset=position)
-                self._sums[number] = zlib.crc32(view, self._sums[number])
-                position += len(view)
-            number += 1
+            offset = max(offset, start)
+            if offset >= end:
+                return
+            if start + length <= offset:
+                number += 1
+                continue
+            view = buffer[: self._stop(offset, end) - offset]
+            syscalls.pread_into(self._fd, view, offset=offset)
+            self._add(view, offset, number)
+            offset += len(view)
+
+    def _stop(self, offset: int, end: int) -> int:
+        """Up to where a piece goes on: not behind the last range that begins in it."""
+        last = bisect_left(self._starts, min(offset + _PIECE, end)) - 1
+        return min(offset + _PIECE, end, sum(self._ranges[last]))
+
+    def _add(self, view: memoryview, offset: int, number: int) -> None:
+        """Add bytes of the file to the sums of their ranges, the first of which is `number`."""
+        end = offset + len(view)
+        for place in range(number, bisect_left(self._starts, end)):
+            start, length = self._ranges[place]
+            part = view[max(start - offset, 0) : start + length - offset]
+            self._sums[place] = zlib.crc32(part, self._sums[place])
 
 
 @contextmanager
@@ -123,7 +140,8 @@ def joined(sums: Sequence[tuple[int, int]]) -> int:
     """
     crc = 0
     for part, nbytes in sums:
-        crc = _product(_power(8 * nbytes), crc) ^ part
+        # The first part, and the only one of most records, is moved by nothing.
+        crc = (_product(_power(8 * nbytes), crc) if crc else 0) ^ part
     return crc
 
 

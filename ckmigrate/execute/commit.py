@@ -152,8 +152,8 @@ def check_unchanged(sources: Sequence[StoredFile]) -> None:
 def write_image(fd: int, image: FileImage, fill: Fill) -> None:
     """Everything that the image describes, forced to stable storage."""
     syscalls.preallocate(fd, image.size)
-    _put(fd, image.chunks)
     checksums = fill(fd)
+    _put(fd, image.chunks)
     if image.finish is not None:
         _put(fd, image.finish(checksums))
     # One try only: after a failed fsync the kernel forgets what it could not write.

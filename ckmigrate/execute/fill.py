@@ -1,8 +1,8 @@
 """Writing the data of a plan into the slots of a file.
 
-Byte ranges are copied by the kernel, neighbouring ones at once; where checksums are needed, a
-thread reads what was written. Gathers and computations stream one tensor, or one chunk of it, at a
-time.
+Byte ranges are copied by the kernel, neighbouring ones at once, and many small ones together
+through memory; where checksums are needed, a thread reads what was written. Gathers and
+computations stream one tensor, or one chunk of it, at a time.
 """
 
 from __future__ import annotations
@@ -18,25 +18,21 @@ from ckmigrate.execute import syscalls
 from ckmigrate.execute.checksums import RunningSums, joined, running_sums
 from ckmigrate.execute.evaluate import Evaluator, chunks
 from ckmigrate.execute.items import contiguous
+from ckmigrate.execute.ranges import Range, batches, copy, give_back, merged
 from ckmigrate.execute.source import SourceFile
 from ckmigrate.execute.writeback import Writeback
 from ckmigrate.expr import Expr, Result, walk
 from ckmigrate.formats.base import FileImage, Slot
-from ckmigrate.formats.zip_image import BLOCK
 from ckmigrate.lower import Copy, FillRange, Lowered, SourceRange, lower
 from ckmigrate.step import Check
 
 __all__ = ["Progress", "Work", "check_claims", "fill", "read_expression", "read_pieces"]
 
 _PIECE = 4 << 20
-_STEP = 32 << 20
 _MOST_PARTS = 64
 
 Progress = Callable[[int], None]
 """Called with a number of bytes that were just written."""
-
-_Range = tuple[int, int, int, int]
-"""(number of the source file, offset in it, offset in the target, bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +77,8 @@ def fill(
 ) -> dict[str, int]:
     """Write every slot; the CRC-32 of each by key where the image asks for them, else {}.
 
+    What stands between slots may be written too, so that the rest of the image comes later.
+
     StorageError CKM760 where the bytes of a source do not fit their checksum.
     """
     work = {key: _resolved(item, source) for key, item in work.items()}
@@ -88,9 +86,11 @@ def fill(
     summed = [part for part in parts if image.finish or _has_sum(part, source)]
     with running_sums(fd, [(part.offset, part.nbytes) for part in summed]) as sums:
         written = _Written(sums, Writeback(fd), progress)
+        ranges = list(merged(_copies(image, work, source)))
+        give_back(fd, image.size, ranges, source.fds)
         _make(fd, image, work, source, written)
-        for copy in _merged(list(_copies(image, work, source))):
-            _copy(fd, copy, source, written)
+        for batch in batches(ranges, sorted(_made(image, work))):
+            copy(fd, batch, source.fds, written)
         found = sums.result()
     source.confirm_parts((p.origin, found[p.offset]) for p in summed if p.origin)
     for name in {name for item in work.values() for name in _copied(item)}:
@@ -177,7 +177,7 @@ def _write(fd: int, offset: int, pieces: Iterator[Any], written: _Written) -> No
         del piece  # before the next one is made
 
 
-def _copies(image: FileImage, work: Mapping[str, Work], source: SourceFile) -> Iterator[_Range]:
+def _copies(image: FileImage, work: Mapping[str, Work], source: SourceFile) -> Iterator[Range]:
     """What the kernel copies."""
     for key, item in work.items():
         offset = image.slots[key].offset
@@ -188,46 +188,17 @@ def _copies(image: FileImage, work: Mapping[str, Work], source: SourceFile) -> I
             offset += part.nbytes
 
 
-def _copy(fd: int, copy: _Range, source: SourceFile, written: _Written) -> None:
-    file, start, target, nbytes = copy
-    done = 0
-    while done < nbytes:
-        step = min(nbytes - done, _to_border(start + done, target + done) or _STEP)
-        syscalls.copy_range(
-            source.fds[file],
-            fd,
-            source_offset=start + done,
-            target_offset=target + done,
-            nbytes=step,
-        )
-        written(target + done, step)
-        done += step
-
-
-def _to_border(start: int, target: int) -> int:
-    """Bytes up to the border of a block where both sides reach one together: file systems share
-    whole blocks only, and copy everything where a range begins inside of one."""
-    return -start % BLOCK if (start - target) % BLOCK == 0 else 0
-
-
-def _merged(copies: list[_Range]) -> Iterator[_Range]:
-    """The ranges with neighbours on both sides joined."""
-    current: _Range | None = None
-    for item in sorted(copies, key=lambda item: item[2]):
-        if current and _is_next(current, item):
-            current = (*current[:3], current[3] + item[3])
+def _made(image: FileImage, work: Mapping[str, Work]) -> Iterator[int]:
+    """The offsets of what is no copy."""
+    for key, item in work.items():
+        offset = image.slots[key].offset
+        if not isinstance(item.lowered, Copy):
+            yield offset
             continue
-        if current:
-            yield current
-        current = item
-    if current:
-        yield current
-
-
-def _is_next(one: _Range, other: _Range) -> bool:
-    """Whether a range goes on where another ends, in the same source and in the target."""
-    (file, start, target, nbytes), (next_file, next_start, next_target, _) = one, other
-    return file == next_file and next_start - start == next_target - target == nbytes
+        for part in item.lowered.ranges:
+            if isinstance(part, FillRange):
+                yield offset
+            offset += part.nbytes
 
 
 def _pieces(item: Work, source: SourceFile, evaluator: Evaluator) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,7 @@ __all__ = [
     "rename",
     "rename_new",
     "rmdir",
+    "share_range",
     "start_writeback",
     "stat",
     "statvfs",
@@ -66,6 +68,8 @@ _CANNOT_LINK: Final = frozenset(
 _CANNOT_EXCHANGE: Final = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 )
+_CANNOT_CLONE: Final = frozenset({*_CANNOT_COPY, errno.ENOTTY, errno.EISDIR, errno.ETXTBSY})
+_CLONE_RANGE: Final = 0x4020940D
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
 _SYNC_FILE_RANGE_WRITE: Final = 0x02
@@ -216,6 +220,22 @@ def _pump(
         pwrite(target_fd, data, offset=target_offset + done)
         done += len(data)
     return done
+
+
+def share_range(
+    source_fd: int, target_fd: int, *, source_offset: int, target_offset: int, nbytes: int
+) -> bool:
+    """Let two files share whole blocks; False where the file system or the pair of files cannot,
+    and then nothing has changed."""
+    _announce("ficlonerange", source_fd, target_fd, source_offset, target_offset, nbytes)
+    question = struct.pack("=qQQQ", source_fd, source_offset, nbytes, target_offset)
+    try:
+        fcntl.ioctl(target_fd, _CLONE_RANGE, question)
+    except OSError as error:
+        if error.errno not in _CANNOT_CLONE:
+            raise
+        return False
+    return True
 
 
 def preallocate(fd: int, nbytes: int) -> None:
