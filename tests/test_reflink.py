@@ -92,6 +92,24 @@ def test_a_safetensors_file_shares_its_data(zoo: Zoo, header: int) -> None:
     assert shared_bytes(new) > 0.98 * old.stat().st_size
 
 
+def used(folder: Path) -> int:
+    """Bytes of the file system that are taken."""
+    os.sync()
+    found = os.statvfs(folder)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_shared_takes_no_room_beforehand(zoo: Zoo, suffix: str) -> None:
+    """Blocks that were allocated for the file must not stay taken, as btrfs would have it."""
+    large = {f"layers.{i}.w": torch.randn(4000, 1024) for i in range(4)}
+    old = zoo.save(large, f"old{suffix}")
+    before = used(zoo.folder)
+    new = zoo.upgrade(old)
+    assert used(zoo.folder) - before < 0.1 * old.stat().st_size
+    assert same(load(new), {n.replace("layers", "blocks"): t for n, t in large.items()})
+
+
 def test_a_torch_file_shares_its_large_records(zoo: Zoo) -> None:
     old = zoo.save(STATE)
     new = zoo.upgrade(old)
