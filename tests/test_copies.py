@@ -4,6 +4,8 @@ to the weights, it does to them."""
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ckmigrate.errors import CkmigrateError, MigrationError
+from ckmigrate.errors import CkmigrateError, MigrationError, VerificationError
+from ckmigrate.execute.commit import Destination
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.formats.tree import Tensor as Node
+from ckmigrate.migrate import carry_out
 from tests.fast import change, take_back
-from tests.projects import Zoo, load, same
+from tests.projects import Zoo, load, names_in, same
 
 SCRIPT = """
 ck.rename("net.0.{p}", "stem.{p}")
@@ -416,3 +420,61 @@ def test_planning_reads_no_tensor_and_counts_the_copies(tmp_path: Path) -> None:
     assert plan.totals.written == 2 * plan.schema.nbytes
     assert len(plan.state) == len(plan.entries)
     assert all(isinstance(tensor, Node) for tensor in plan.carried.sources.values())
+
+
+MODEL = """
+class New(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+
+def build():
+    return New()
+"""
+
+
+NEW_NORM = """
+ck.rename("net.{p}", "body.{p}")
+for name in ("weight", "bias", "running_mean", "running_var"):
+    ck.init(f"norm.{name}", shape=(2,))
+ck.init("norm.num_batches_tracked", shape=(), dtype="int64")
+"""
+
+
+def test_a_copy_of_the_parameters_gets_new_parameters_and_no_buffers(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "ck.drop('net.mask', reason='unused')" + NEW_NORM, model=MODEL)
+    parameters = {"net.weight": torch.randn(2, 2), "net.bias": torch.randn(2)}
+    state = {**parameters, "net.mask": torch.ones(3)}
+    found = content(zoo.upgrade(zoo.save({"model": state, "ema": parameters})))
+    assert set(found["ema"]) == {"body.weight", "body.bias", "norm.weight", "norm.bias"}
+    assert "norm.running_mean" in found["model"]
+
+
+def test_a_copy_of_some_parameters_is_refused_where_there_are_new_ones(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, NEW_NORM, model=MODEL)
+    state = {"net.weight": torch.randn(2, 2), "net.bias": torch.randn(2)}
+    old = zoo.save({"model": state, "ema": {"net.weight": torch.ones(2, 2)}})
+    assert "is not certain" in reasons(zoo.refusal(old))
+
+
+def test_state_that_reads_back_differently_is_refused_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    zoo = Zoo(tmp_path, SCRIPT)
+    prepared = zoo.prepare(zoo.save({"model": weights(), "ema": weights(1)}))
+    carried = prepared.plan.carried
+    (node,) = carried.nodes
+
+    def build(made: Mapping[str, Node]) -> object:
+        built = node.build(made)
+        assert isinstance(built, dict)
+        return {name: tensor for name, tensor in built.items() if name != "net.1.q"}
+
+    broken = replace(carried, nodes=(replace(node, build=build),))
+    prepared = replace(prepared, plan=replace(prepared.plan, carried=broken))
+    before = names_in(tmp_path)
+    with pytest.raises(VerificationError) as caught:
+        carry_out(prepared, Destination(tmp_path / "new.pt"))
+    assert caught.value.code == "CKM606"
+    assert caught.value.details == ("ema: 'net.1.q' is None, not float32 [4,4]",)
+    assert names_in(tmp_path) == before
