@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from ckmigrate.compile import Trace
 from ckmigrate.expr import Call, Expr, fill, sources
@@ -19,6 +21,8 @@ from ckmigrate.training.param_groups import NewModel
 from ckmigrate.training.param_names import Given, OldModel
 
 __all__ = ["carry_optimizer_state", "has_new_order"]
+
+_OF_FIRST_RANK: Final = re.compile(r"__0_[0-9]+\.distcp")
 
 
 def carry_optimizer_state(
@@ -68,8 +72,16 @@ def has_new_order(opened: Opened, target: Target | None) -> bool:
 
 
 def _order(opened: Opened) -> tuple[str, ...] | None:
-    """The names in the order of the model, as torch writes them; other formats sort them."""
-    return tuple(opened.layout.entries) if opened.stored.format == "torch" else None
+    """The names in the order of the model, as torch writes them: in a file, and in a distributed
+    checkpoint of a single rank. safetensors files sort them; a tensor stays in its shard, and ranks
+    share them out, whatever the order of the model is."""
+    stored = opened.stored
+    in_order = stored.format == "torch"
+    if stored.folder is not None and stored.format == "sharded":
+        in_order = stored.folder.container == "torch" and len(stored.folder.shards) == 1
+    elif stored.folder is not None and stored.format == "dcp":
+        in_order = all(_OF_FIRST_RANK.fullmatch(name) for name in stored.folder.shards)
+    return tuple(opened.layout.entries) if in_order else None
 
 
 def _new_model(trace: Trace, target: Target | None) -> NewModel:

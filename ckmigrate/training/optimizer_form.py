@@ -5,7 +5,8 @@
     flat     {"state.fc.weight.exp_avg": …, "param_groups.fc.weight.lr": …}: the same, flattened
 
 Read, it is one thing: groups of keys with their settings, and the state of each key. Written, it
-has the form that it had.
+has the form that it had. Distributed checkpoints (DCP) have the numbers in `state` as texts, and
+leave nothing of an empty `state`.
 """
 
 from __future__ import annotations
@@ -50,13 +51,18 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """One optimizer of a checkpoint; `state` is by key, of those parameters that have any."""
+    """One optimizer of a checkpoint.
+
+    state     by key, of those parameters that have any
+    as_texts  whether the numbers in `state` are texts in the file
+    """
 
     path: Path
     form: Form
     groups: tuple[Group, ...]
     state: Mapping[Key, Fields]
     node: object
+    as_texts: bool = False
 
     @property
     def where(self) -> str:
@@ -81,7 +87,7 @@ def counts_parameters(node: object) -> bool:
 def read_optimizer(node: object, path: Path) -> Optimizer:
     """The optimizer that stands at a path; MigrationError CKM569 where it is none that we know."""
     entries = entries_of(node) or {}
-    if "param_groups" in entries and "state" in entries:
+    if "param_groups" in entries:
         return _nested(node, entries, path)
     return _flat(node, entries, path)
 
@@ -95,32 +101,36 @@ def written(optimizer: Optimizer, groups: Sequence[Group], state: Mapping[Key, F
     assert isinstance(old, list | tuple)
     listed = [_group_node(old, number, group) for number, group in enumerate(groups)]
     entries["param_groups"] = tuple(listed) if isinstance(old, tuple) else listed
-    kept: dict[object, object] = {key: dict(fields) for key, fields in state.items()}
-    entries["state"] = with_entries(entries["state"], kept | dict(_others(optimizer)))
+    kept: dict[object, object] = {
+        str(key) if optimizer.as_texts else key: dict(fields) for key, fields in state.items()
+    }
+    entries["state"] = with_entries(entries.get("state", {}), kept | dict(_others(optimizer)))
     return with_entries(optimizer.node, entries)
 
 
 def _nested(node: object, entries: Fields, path: Path) -> Optimizer:
-    listed, states = entries["param_groups"], entries_of(entries["state"])
+    listed, states = entries["param_groups"], entries_of(entries.get("state", {}))
     if not isinstance(listed, list | tuple) or states is None:
         raise _unknown(path, "its state and its groups are no mapping and no list")
     groups = tuple(_group(part, path) for part in listed)
     keys = [key for group in groups for key in group.keys]
     if len(set(keys)) < len(keys):
         raise _unknown(path, "a parameter stands in it twice")
+    as_texts = any(str(key) in states and key not in states for key in keys)
+    at = {key: str(key) if as_texts else key for key in keys}
     state: dict[Key, Fields] = {}
     for key in keys:
-        if key in states:
-            fields = entries_of(states[key])
+        if at[key] in states:
+            fields = entries_of(states[at[key]])
             if fields is None:
                 raise _unknown(path, f"the state of parameter {key} is no mapping")
             state[key] = fields
     form: Form = "named" if any(isinstance(key, str) for key in keys) else "indexed"
     beside = [part for key, part in entries.items() if key not in ("state", "param_groups")]
-    beside += [part for key, part in states.items() if key not in set(keys)]
+    beside += [part for key, part in states.items() if key not in set(at.values())]
     if any(map(_holds_tensors, beside)):
         raise _unknown(path, "it holds tensors that belong to no parameter")
-    return Optimizer(path, form, groups, state, node)
+    return Optimizer(path, form, groups, state, node, as_texts)
 
 
 def _group(part: object, path: Path) -> Group:
@@ -180,8 +190,9 @@ def _group_node(old: Sequence[object], number: int, group: Group) -> object:
 
 def _others(optimizer: Optimizer) -> Iterator[tuple[object, object]]:
     """State that belongs to no parameter; there are no tensors in it."""
-    keys = {key for group in optimizer.groups for key in group.keys}
-    states = entries_of((entries_of(optimizer.node) or {})["state"]) or {}
+    every = (key for group in optimizer.groups for key in group.keys)
+    keys = {str(key) if optimizer.as_texts else key for key in every}
+    states = entries_of((entries_of(optimizer.node) or {}).get("state")) or {}
     return ((key, part) for key, part in states.items() if key not in keys)
 
 
