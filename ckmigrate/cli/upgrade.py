@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,28 +25,18 @@ from ckmigrate.cli.options import (
 from ckmigrate.cli.plan import plan_answer
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
-from ckmigrate.execute.commit import InterruptedAfterCommit
-from ckmigrate.execute.lock import locked
 from ckmigrate.execute.preflight import Destination
-from ckmigrate.execute.staging import remove_stale_folders
-from ckmigrate.execute.undo import settle
-from ckmigrate.fast import carry_out_in_place
-from ckmigrate.formats.sharded import folder_of
 from ckmigrate.migrate import (
     Direction,
     Prepared,
     Request,
-    carry_out,
     finding_once,
     prepare,
     replays,
 )
-from ckmigrate.output import folder_format
 from ckmigrate.report.escape import printable
-from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data
-from ckmigrate.report.revisions import revision_text
-from ckmigrate.report.undone import undone_text
-from ckmigrate.report.units import counted
+from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data, untouched_text
+from ckmigrate.writing import Watcher, Way, write_checkpoint
 
 __all__ = ["BATCH", "OUTPUT", "command", "find", "migrate_all", "skips_current", "write"]
 
@@ -218,67 +207,25 @@ def write(
     skips: bool,
 ) -> Answer:
     """Decide and carry out; in place under the lock, which is taken before the revision is read."""
-    path, outcome = found.path, None
-    try:
-        with locked(folder_of(path)) if placement.in_place else nullcontext() as lock:
-            if lock is not None:
-                if (undone := settle(lock.path)) is not None:
-                    session.note(f"note: {undone_text(path, undone)}")
-                # What a dead run left in a folder would be read as part of it.
-                remove_stale_folders(lock.path)
-            prepared = decide(path)
-            for note in prepared.notes:
-                session.note(f"note: {printable(path)}: {printable(note)}")
-            if skips and not _changes(prepared):
-                text = _nothing_to_do(prepared, placement)
-                return Answer(untouched_data(prepared), text, outcome="current")
-            placement.make_folder(found)
-            destination = placement.destination(found, prepared.identity.revision)
-            if (left := _left_behind(prepared, destination)) is not None:
-                session.note(f"note: {printable(path)}: {left}")
-            if placement.fast and lock is not None:
-                outcome = carry_out_in_place(
-                    prepared, keep=placement.backup, phase=watch.phase, lock=lock
-                )
-            else:
-                outcome = carry_out(
-                    prepared, destination, progress=watch.progress, phase=watch.phase, lock=lock
-                )
-    except KeyboardInterrupt as interrupt:
-        # While the lock is released, the new file stands already.
-        if outcome is None:
-            raise
-        raise InterruptedAfterCommit(outcome.committed) from interrupt
-    return Answer(outcome_data(outcome), outcome_text(outcome), outcome="written")
+    path = printable(found.path)
 
+    def destination(prepared: Prepared) -> Destination:
+        placement.make_folder(found)
+        return placement.destination(found, prepared.identity.revision)
 
-def _changes(prepared: Prepared) -> bool:
-    """Whether the file would differ, be it in what lies beside the weights only."""
-    request, layout = prepared.request, prepared.opened.layout
-    policy = {"optimizer": request.optimizer, "copy": request.ema}
-    drops = any(policy.get(item.kind) == "drop" for item in layout.training_state)
-    folder = prepared.opened.stored.folder
-    beside = layout.path or layout.extras or layout.training_state or (folder and folder.others)
-    bare = request.weights_only and beside
-    unwraps = request.unwrap and layout.prefix
-    resized = request.wants_folder and request.to_format != prepared.opened.stored.format
-    return prepared.has_work or drops or bool(bare) or bool(unwraps) or resized
-
-
-def _left_behind(prepared: Prepared, destination: Destination) -> str | None:
-    """What a single file has no place for, of a source that is a folder."""
-    stored = prepared.opened.stored
-    beside = len(stored.files) - len(stored.folder.shards) if stored.folder else 0
-    result = folder_format(stored, prepared.request.to_format, prepared.request.max_shard_size)
-    if not beside or (destination.folder and result == stored.format):
-        return None
-    kind = "another kind of folder" if destination.folder else "a single file"
-    return f"{counted(beside, 'file')} beside the shards stay there; the result is {kind}"
-
-
-def _nothing_to_do(prepared: Prepared, placement: Placement) -> str:
-    history, revision = prepared.history, prepared.to_revision
-    head = "head, " if (revision,) == history.heads or not len(history) else ""
-    path = printable(prepared.opened.stored.path)
-    end = "not touched" if placement.in_place else "not copied"
-    return f"{path}: already at {head}{revision_text(history, revision)}; {end}"
+    done = write_checkpoint(
+        found.path,
+        decide,
+        destination,
+        Way(placement.in_place, placement.fast, placement.backup, skips),
+        Watcher(
+            watch.progress,
+            watch.phase,
+            note=lambda text: session.note(f"note: {path}: {printable(text)}"),
+            undone=lambda text: session.note(f"note: {text}"),
+        ),
+    )
+    if isinstance(done, Prepared):
+        end = "not touched" if placement.in_place else "not copied"
+        return Answer(untouched_data(done), untouched_text(done, end=end), outcome="current")
+    return Answer(outcome_data(done), outcome_text(done), outcome="written")

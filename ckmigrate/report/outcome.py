@@ -6,10 +6,11 @@ from ckmigrate.execute.commit import Committed
 from ckmigrate.migrate import Outcome, Prepared
 from ckmigrate.report.escape import printable
 from ckmigrate.report.json import identity_data, revision_data
+from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.training import training_data, training_words
 from ckmigrate.report.units import bytes_text, counted
 
-__all__ = ["outcome_data", "outcome_text", "untouched_data"]
+__all__ = ["outcome_data", "outcome_text", "untouched_data", "untouched_text"]
 
 
 def outcome_text(outcome: Outcome) -> str:
@@ -54,6 +55,14 @@ def outcome_data(outcome: Outcome) -> dict[str, object]:
 def untouched_data(prepared: Prepared) -> dict[str, object]:
     """The fields of a file that needed nothing."""
     return {"written": False, "output": None, "backup": None, "bytes": 0, **_common(prepared)}
+
+
+def untouched_text(prepared: Prepared, *, end: str = "not touched") -> str:
+    """ "old.pt: already at head, 7c1e9a04f2 (0001_…); not touched"."""
+    history, revision = prepared.history, prepared.to_revision
+    head = "head, " if (revision,) == history.heads or not len(history) else ""
+    path = printable(prepared.opened.stored.path)
+    return f"{path}: already at {head}{revision_text(history, revision)}; {end}"
 
 
 def _way_back(committed: Committed) -> str:
