@@ -17,6 +17,7 @@ from ckmigrate.expr import sources
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.dcp_metadata import Chunk, DcpMetadata, Item, Place, TensorItem
 from ckmigrate.formats.dcp_tree import leaves_of
+from ckmigrate.formats.torch_tag import TAG_KEY
 from ckmigrate.formats.tree import Object, Tensor
 from ckmigrate.formats.tree_paths import Path, child
 from ckmigrate.lower import Copy, FillRange, SourceRange
@@ -84,7 +85,8 @@ class _Known:
 
     def __init__(self, old: DcpMetadata, stored: Stored, tensors: Mapping[str, Tensor]) -> None:
         self.items, self.paths = old.items, old.paths
-        self._names = {path: name for name, path in old.paths.items()}
+        # The tag is no part of the tree, and is written anew.
+        self._names = {path: name for name, path in old.paths.items() if path != (TAG_KEY,)}
         self.whole = {path: child(stored.tree, path) for path in self._names}
         # Numbers and texts are one object wherever they stand; these are not.
         self._by_id = {

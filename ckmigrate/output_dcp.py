@@ -29,6 +29,7 @@ from ckmigrate.formats.dcp_metadata import (
     render_metadata,
 )
 from ckmigrate.formats.dcp_tag import METADATA, TAG_FILE, digest_of, render_tags
+from ckmigrate.formats.torch_tag import TAG_KEY, with_tag
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path
 from ckmigrate.formats.zip_image import ALIGNMENT
@@ -73,6 +74,9 @@ def make_dcp(
         plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
     )
     old = stored.dcp or new_metadata()
+    if (TAG_KEY,) in old.paths.values() and not weights_only:
+        # Who saved it there loads it again, and DCP refuses to load what is missing.
+        result = with_tag(result, tag)
     held = held_tensors(plan, layout)
     entries = {id(made[entry.name]): entry for entry in plan.tensors}
     leaves = find_leaves(result, old, stored, held, entries)

@@ -2,7 +2,7 @@
 
     .metadata           which tensors there are, of which chunks they consist, and where those are
     __0_0.distcp, …     what each rank wrote: files of torch.save, one after the other
-    ckmigrate.json      our tag
+    ckmigrate.json      our tag; or a key of the state dict, as of torch files
 
 A tensor that several ranks held parts of is several chunks. Where these are rows, their bytes one
 after the other are the tensor's, and are copied so; other tilings are put together. Chunks must
@@ -35,6 +35,7 @@ from ckmigrate.formats.folder_listing import Listing, list_folder
 from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.read_at import Region, read_at
 from ckmigrate.formats.tiling import is_run, tiling_fault
+from ckmigrate.formats.torch_tag import take_tag
 from ckmigrate.formats.torch_zip import read_part
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.names.order import natural_key
@@ -61,7 +62,8 @@ def read_dcp(
 
     Raises StorageError: CKM710 to CKM715 by the pickles and archives in it; CKM765 more than one
     checkpoint; CKM780, CKM781, CKM785 `.metadata`; CKM782 files are missing; CKM783 chunks do not
-    tile their tensor; CKM784 a chunk is not what `.metadata` says; CKM786 the tag.
+    tile their tensor; CKM784 a chunk is not what `.metadata` says; CKM786 and
+    CKM716 the tag.
     """
     root = path.parent if path.name == METADATA else path
     raw = read_text(root / METADATA)
@@ -74,9 +76,10 @@ def read_dcp(
     with _reader(root, shards, listing, open_file, carry) as reader:
         leaves = {metadata.paths[n]: reader.read(n, item) for n, item in metadata.items.items()}
     has_tag = TAG_FILE in listing.files
-    tag = _tag(root, raw, read_text) if has_tag else None
+    written = _tag(root, raw, read_text) if has_tag else None
+    tree, tag = take_tag(nested(leaves, where=str(root / METADATA)), written, where=str(root))
     details = {"container": "folder of chunks", "data files": str(len(shards))}
-    if has_tag and tag is None:
+    if has_tag and written is None:
         details["tag"] = "of an older .metadata, not counted"
     rest = tuple(name for name in listing.files if name not in (*shards, METADATA))
     others = tuple(name for name in rest if name != TAG_FILE)
@@ -84,7 +87,7 @@ def read_dcp(
         path=root,
         format="dcp",
         identity=listing.files[METADATA],
-        tree=nested(leaves, where=str(root / METADATA)),
+        tree=tree,
         records=reader.records,
         tag=tag,
         details=details,
