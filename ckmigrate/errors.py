@@ -13,7 +13,9 @@ __all__ = [
     "CkmigrateError",
     "HistoryError",
     "IdentifyError",
+    "MigratedOnLoad",
     "MigrationError",
+    "NotStamped",
     "StorageError",
     "UsageError",
     "VerificationError",
@@ -99,3 +101,11 @@ class StorageError(CkmigrateError):
     """A file cannot be read, is unsafe, or cannot be written (exit 7)."""
 
     exit_code = 7
+
+
+class MigratedOnLoad(UserWarning):
+    """A checkpoint is behind and was migrated in memory, as it will be each time it is loaded."""
+
+
+class NotStamped(UserWarning):
+    """Checkpoints are saved without a tag: the model that is trained is not at the head."""

@@ -39,7 +39,7 @@ from ckmigrate.revisions.targets import resolve
 from ckmigrate.spec import Schema
 from ckmigrate.step import Check
 from ckmigrate.strict import compare, compare_ties, describe, describe_notes, describe_ties, notes
-from ckmigrate.tagging import Applied, Tag
+from ckmigrate.tagging import Applied, Tag, tag_at
 from ckmigrate.target import Target, load_target
 from ckmigrate.target_optimizer import Groups, load_groups
 from ckmigrate.ties import Ties
@@ -473,8 +473,6 @@ def _physical_memory() -> int | None:
 
 def _tag(case: _Case, done: Trace, direction: str) -> Tag:
     """The tag of the result: what was applied before and now, and the schema that it began with."""
-    from ckmigrate import __version__
-
     history, identity, wanted = case.history, case.identity, case.wanted
     old = identity.tag if identity.tag and identity.tag.revision == identity.revision else None
     applied = list(old.history) if old else []
@@ -483,15 +481,7 @@ def _tag(case: _Case, done: Trace, direction: str) -> Tag:
     else:
         undone = {one for t in done.scripts for one in (t.script.id, *t.script.replaces)}
         applied = [item for item in applied if item.revision not in undone]
-    script = history.script(wanted) if wanted else None
-    tag = Tag(
-        project=case.project.name,
-        revision=wanted,
-        name=(script.slug or script.message) if script else "base",
-        release=_release(history, wanted),
-        writer=f"ckmigrate {__version__}",
-        history=tuple(applied),
-    )
+    tag = replace(tag_at(case.project.name, history, wanted), history=tuple(applied))
     if old and old.origin:
         kept = replace(tag, origin=old.origin, origin_revision=old.origin_revision)
         return kept if direction == "up" or applied else tag
@@ -508,12 +498,3 @@ def _applied(traced: TracedScript) -> Applied:
         if paths.count(edit.path) == 1 and not isinstance(text := edit.old_text(), Unknown)
     )
     return Applied(script.id, script.slug or script.message, traced.digest, meta)
-
-
-def _release(history: History, revision: str | None) -> str | None:
-    """The release that a revision belongs to: its own, or the nearest before it on the way."""
-    for script in reversed(history.path_up(None, revision, originals=True)):
-        inner = tuple(script.pruned.get("releases", ()))
-        if script.release or inner:
-            return script.release or str(inner[-1])
-    return None

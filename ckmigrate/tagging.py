@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ckmigrate.errors import IdentifyError
+from ckmigrate.revisions.graph import History
 from ckmigrate.snapshot import fold_schema, unfold_schema
 from ckmigrate.spec import Schema
 
-__all__ = ["FORMAT", "MAX_BYTES", "Applied", "Tag", "parse_tag"]
+__all__ = ["FORMAT", "MAX_BYTES", "Applied", "Tag", "parse_tag", "tag_at"]
 
 FORMAT = 1
 MAX_BYTES = 1 << 20
@@ -115,6 +116,29 @@ class Tag:
             "origin": dict(self.origin),
             "origin_revision": self.origin_revision,
         }
+
+
+def tag_at(project: str, history: History, revision: str | None) -> Tag:
+    """The tag of a checkpoint that is at a revision and that no migration was applied to."""
+    from ckmigrate import __version__
+
+    script = history.script(revision) if revision else None
+    return Tag(
+        project=project,
+        revision=revision,
+        name=(script.slug or script.message) if script else "base",
+        release=_release(history, revision),
+        writer=f"ckmigrate {__version__}",
+    )
+
+
+def _release(history: History, revision: str | None) -> str | None:
+    """The release that a revision belongs to: its own, or the nearest before it on the way."""
+    for script in reversed(history.path_up(None, revision, originals=True)):
+        inner = tuple(script.pruned.get("releases", ()))
+        if script.release or inner:
+            return script.release or str(inner[-1])
+    return None
 
 
 def parse_tag(text: str, *, where: str | None = None) -> Tag:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckmigrate.errors import UsageError, VerificationError
+from ckmigrate.formats.state_dict import wrapper_prefix
 from ckmigrate.spec import DType, Schema, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Target", "build_model", "load_target", "strict_load"]
+__all__ = ["Target", "bare_module", "build_model", "load_target", "strict_load", "target_of"]
 
 _SETTING = "the `model` setting in [tool.ckmigrate]"
 _MAX_LINES = 10
@@ -73,6 +74,28 @@ def load_target(
     """
     with _user_code(python_path):
         model, state = _built(_Factory(factory, name, params or {}))
+    return _target(model, state, name, factory)
+
+
+def target_of(module: torch.nn.Module, factory: str) -> Target:
+    """What a model that is there already wants of a checkpoint.
+
+    factory  where it comes from, for messages
+
+    UsageError CKM217 for an entry that no checkpoint can hold, such as a part of a tensor that is
+    spread over several processes.
+    """
+    state = module.state_dict(keep_vars=True)
+    return _target(module, state, type(module).__name__, factory)
+
+
+def bare_module(module: torch.nn.Module, wrappers: Sequence[str]) -> torch.nn.Module:
+    """What DDP, torch.compile and their like have wrapped; the module itself where it is bare."""
+    prefix = wrapper_prefix(module.state_dict(keep_vars=True), wrappers)
+    return module.get_submodule(prefix.removesuffix(".")) if prefix else module
+
+
+def _target(model: torch.nn.Module, state: Mapping[str, object], name: str, factory: str) -> Target:
     tensors, extra = _tensors(state)
     specs = Schema({key: _spec(key, tensor, factory) for key, tensor in tensors.items()})
     parameters, trainable = _parameters(model, tensors)
@@ -293,13 +316,15 @@ def _spec(name: str, tensor: torch.Tensor, factory: str) -> TensorSpec:
         why = "it is lazy: its shape is not known before the first forward pass"
     elif tensor.layout is not torch.strided:
         why = f"its layout is {tensor.layout}"
+    elif hasattr(tensor, "device_mesh"):
+        why = "it is spread over several processes (DTensor)"
     if why is None:
         with contextlib.suppress(ValueError):
             dtype = DType.parse(tensor.dtype)
             return TensorSpec(dtype, _shape(dtype, tuple(tensor.shape)))
         why = f"its dtype is {tensor.dtype}"
     what = f"entry {name!r} of the model cannot be compared with a checkpoint"
-    fix = "let the factory return a model whose entries are plain tensors"
+    fix = "use a model whose entries are plain tensors"
     raise UsageError("CKM217", what, where=factory, why=why, fix=fix)
 
 

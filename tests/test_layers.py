@@ -26,7 +26,7 @@ LAYERS = (
     "training.*",
     "git_state project snapshot tagging",
     "lower compile same_expr",
-    "planning strict target target_optimizer signature function_text digest",
+    "planning strict target live_module target_optimizer signature function_text digest",
     "lookalikes identify execute.*",
     "file_set text_file",
     "locking",
@@ -40,6 +40,8 @@ LAYERS = (
     "element_bits synthetic synthetic_state provenance",
     "trial round_trip self_contained",
     "report.*",
+    "asking writing upgrading stamping loading",
+    "lightning_hooks lightning pytorch_lightning",
     "autogenerate.*",
     "cli.*",
 )

@@ -72,6 +72,31 @@ def test_the_strict_load_does_import_torch(toy: Toy) -> None:
     assert "torch" in found
 
 
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("pass", set()),
+        ("ckmigrate.CkmigrateError", set()),
+        ("ckmigrate.tag()", {"packaging"}),
+        ("ckmigrate.Stamp().state_dict()", {"packaging"}),
+        ("str(ckmigrate.plan('old.safetensors'))", {"packaging"}),
+        ("ckmigrate.upgrade('old.safetensors', 'new.pt', no_model=True)", {"packaging"}),
+    ],
+)
+def test_the_python_interface_imports_nothing_heavy(toy: Toy, code: str, allowed: set[str]) -> None:
+    toy.checkpoint()
+    probe = f"import sys, ckmigrate; {code}; print(*(n for n in {_HEAVY!r} if n in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        cwd=toy.root,
+        env=toy.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) <= allowed
+
+
 def _probe(toy: Toy, arguments: list[str]) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", _PROBE, *arguments],

@@ -29,6 +29,7 @@ NOT_RUN = {
     "checkpoints.md": 4,
     "migrations.md": 4,
     "performance.md": 1,
+    "python.md": 3,
     "squash.md": 1,
     "testing.md": 3,
 }
