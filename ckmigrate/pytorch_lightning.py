@@ -1,0 +1,19 @@
+"""A callback for trainers of the package `pytorch_lightning`.
+
+from ckmigrate.pytorch_lightning import CheckpointMigration
+
+trainer = Trainer(callbacks=[CheckpointMigration()])
+trainer.fit(model, ckpt_path="old.ckpt")
+"""
+
+from __future__ import annotations
+
+from pytorch_lightning.callbacks import Callback
+
+from ckmigrate.lightning_hooks import Hooks
+
+__all__ = ["CheckpointMigration"]
+
+
+class CheckpointMigration(Hooks, Callback):  # type: ignore[misc]
+    """Stamps what the trainer saves, and migrates what it loads; see `Hooks` for the arguments."""
