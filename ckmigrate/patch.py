@@ -290,9 +290,9 @@ def _new_storages(
 
 
 def _new_bytes(prepared: Prepared, places: Places) -> dict[str, bytes]:
-    """The bytes of new entries, which no tensor of the file goes into."""
-    names = frozenset(places.new)
-    with open_source(prepared.opened.stored, {}) as source:
+    """The bytes of entries that are added."""
+    names, held = frozenset(places.new), held_tensors(prepared.plan, prepared.opened.layout)
+    with open_source(prepared.opened.stored, held) as source:
         new = (entry for entry in prepared.plan.tensors if entry.name in names)
         return {entry.name: read_expression(entry.expr, source) for entry in new}
 

@@ -35,6 +35,8 @@ __all__ = [
 
 MOST_NEW: Final = 16 << 20
 """Bytes: more than that is no small change any more."""
+_SMALL: Final = 256
+"""Bytes: so much may be written a second time without a word."""
 _SHARED: Final = "need a copy of their own: other entries have the same bytes"
 _APART: Final = "are joined from parts that do not lie beside each other"
 _NEW: Final = "are new"
@@ -64,7 +66,7 @@ class Places:
     """What a change in place needs to know of a plan.
 
     found      the place of every entry that has one; tied entries have the same
-    new        names of entries that are added
+    new        names of entries that are added, because they are new or have to be there twice
     obstacles  why the plan needs more than a change in place, a line for each reason
     """
 
@@ -93,6 +95,9 @@ def find_places(prepared: Prepared) -> Places:
             new.append(entry)
         else:
             reasons.setdefault(place, []).append(entry.name)
+    doubles = frozenset(_small_doubles(prepared, held, found))
+    new += [entry for entry in plan.tensors if entry.name in doubles]
+    found = {name: place for name, place in found.items() if name not in doubles}
     if sum(entry.spec.nbytes for entry in new) > MOST_NEW:
         large = f"are new, and have more than {MOST_NEW >> 20} MiB together"
         reasons.setdefault(large, []).extend(entry.name for entry in new)
@@ -100,6 +105,16 @@ def find_places(prepared: Prepared) -> Places:
     for why, names in (*reasons.items(), *_uncovered(prepared, held, found, reasons)):
         lines.append(folded_reason(names, why))
     return Places(found, tuple(entry.name for entry in new), tuple(lines))
+
+
+def _small_doubles(prepared: Prepared, held: _Held, found: Mapping[str, Place]) -> Iterator[str]:
+    """Training state of a few bytes that has to be there twice, such as the step counter of a
+    parameter that became several: in a torch file it is written once more."""
+    state = {entry.name for entry in prepared.plan.state} if held.can_add else frozenset()
+    for name in _overlaps(prepared, held, found) if state else ():
+        place = found[name]
+        if name in state and place.nbytes <= _SMALL and place.file >= held.first_of_torch:
+            yield name
 
 
 def _first_of_torch(prepared: Prepared) -> int:
@@ -247,7 +262,7 @@ def _overlaps(prepared: Prepared, held: _Held, placed: Mapping[str, Place]) -> l
     whole = {
         e.name: e.expr.name
         for e in prepared.plan.tensors
-        if isinstance(e.expr, Source) and held.is_torch(e.expr.name)
+        if e.name in placed and isinstance(e.expr, Source) and held.is_torch(e.expr.name)
     }
     order = sorted(placed.items(), key=lambda item: (item[1].file, item[1].unit, item[1].begin))
     shared = list(_copies(whole, tied))

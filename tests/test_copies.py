@@ -433,6 +433,16 @@ def build():
 """
 
 
+RESUMED = """
+class New(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.k, self.q = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.stem = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+def build():
+    return New()
+"""
 NEW_NORM = """
 ck.rename("net.{p}", "body.{p}")
 for name in ("weight", "bias", "running_mean", "running_var"):
@@ -478,3 +488,24 @@ def test_state_that_reads_back_differently_is_refused_and_nothing_is_written(
     assert caught.value.code == "CKM606"
     assert caught.value.details == ("ema: 'net.1.q' is None, not float32 [4,4]",)
     assert names_in(tmp_path) == before
+
+
+def test_a_counter_that_becomes_several_is_no_obstacle_to_a_change_in_place(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Old()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(8, 3)).square().mean().backward()
+    optimizer.step()
+    zoo = Zoo(tmp_path, REFACTOR, model=RESUMED)
+    old = zoo.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    copied, before = content(zoo.upgrade(old)), old.read_bytes()
+    assert change(zoo, old).written < 8_000
+    found = content(old)
+    new = torch.optim.Adam(New().parameters())
+    new.load_state_dict(found["optimizer"])
+    for index, state in copied["optimizer"]["state"].items():
+        assert same(found["optimizer"]["state"][index], state)
+    steps = [state["step"].data_ptr() for state in found["optimizer"]["state"].values()]
+    assert len(set(steps)) == len(steps)
+    take_back(old)
+    assert old.read_bytes() == before
