@@ -68,6 +68,12 @@ _RESULT = (
         type=click.Choice(["carry", "drop"]),
         help="The same for copies of the weights: EMA, SWA, shadow.",
     ),
+    click.option(
+        "--param-order",
+        metavar="FILE",
+        type=PATH,
+        help="Names of the optimizer's parameters in its order, where they are not certain.",
+    ),
     click.option("--max-shard-size", metavar="SIZE", help="Write a folder of such files, as 5GB."),
     click.option(
         "--to-format", type=click.Choice(["dcp"]), help="Write a torch distributed checkpoint."
@@ -134,12 +140,15 @@ def make_request(
     unwrap: bool = False,
     optimizer: str | None = None,
     ema: str | None = None,
+    param_order: Path | None = None,
     max_memory: str | None = None,
     max_shard_size: str | None = None,
     to_format: str | None = None,
     verification: str | None = None,
 ) -> Request:
-    """A request from the values of the options; UsageError for a bad --param or --max-memory."""
+    """A request from the values of the options; UsageError for a bad --param, --max-memory or
+    --param-order."""
+    from ckmigrate.cli.param_order import read_param_order
     from ckmigrate.migrate import Request
     from ckmigrate.report.units import parse_size
     from ckmigrate.settings import parse_params
@@ -154,6 +163,8 @@ def make_request(
         carry=carry,
         optimizer="drop" if optimizer == "drop" else "carry",
         ema="drop" if ema == "drop" else "carry",
+        param_order=None if param_order is None else read_param_order(param_order),
+        param_order_source=str(param_order or ""),
         weights_only=weights_only,
         unwrap=unwrap,
         max_memory=None if max_memory is None else parse_size(max_memory),

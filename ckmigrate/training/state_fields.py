@@ -69,11 +69,9 @@ def shape_of(fields: Fields) -> tuple[int, ...] | None:
     rows, columns = fields.get("row_var"), fields.get("col_var")
     if isinstance(rows, Tensor) and isinstance(columns, Tensor) and rows.spec.ndim:
         return (*rows.spec.shape[:-1], columns.spec.shape[-1])
-    shapes = {
-        part.spec.shape
-        for name, part in fields.items()
-        if isinstance(part, Tensor) and name not in COUNTS and is_number(part.spec)
-    }
+    packed = fields.get("state1")  # eight bits an element, beside a scale for each block
+    tensors = [packed] if isinstance(packed, Tensor) else fields.values()
+    shapes = {part.spec.shape for part in tensors if isinstance(part, Tensor) and part.spec.ndim}
     return next(iter(shapes)) if len(shapes) == 1 else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from ckmigrate.errors import MigrationError
+from ckmigrate.cli.param_order import read_param_order
+from ckmigrate.errors import MigrationError, UsageError
+from tests.cli_project import command
 from tests.projects import Script, Zoo, load
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
@@ -191,3 +194,97 @@ def test_a_function_without_a_rule_is_named_with_its_line(tmp_path: Path) -> Non
     assert "line" in (error.where or "")
     assert all(word in (error.fix or "") for word in ('"same"', '"reset"', "--optimizer drop"))
     assert zoo.upgrade(path, optimizer="drop")
+
+
+SAME = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Linear(6, 6, bias=False) for _ in range(2))
+
+    def forward(self, x):
+        return self.two(self.one(x).tanh())
+
+build = Net
+"""
+
+
+def only_the_second(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam([list(model.parameters())[1]], lr=0.01)
+
+
+@pytest.mark.parametrize("text", ["two.weight\n", '["two.weight"]'])
+def test_a_file_names_what_is_not_certain(tmp_path: Path, text: str) -> None:
+    """One layer is frozen, and the other one has its shape."""
+    body = "ck.rename('{n}.weight', 'layers.{n}.weight')"
+    new = SAME.replace("self.one, self.two =", "self.layers = nn.ModuleDict(); one, two =")
+    new = new.replace(
+        "\n    def forward", "        self.layers.update({'one': one, 'two': two})\n    def forward"
+    )
+    new = new.replace("self.two(self.one(x)", "self.layers['two'](self.layers['one'](x)")
+    zoo = Zoo(tmp_path, body, model=new, base=module(SAME).state_dict())
+    model, optimizer = trained(only_the_second, SAME)
+    path = zoo.save(saved(model, optimizer), "old.pt")
+    (tmp_path / "order.txt").write_text(text)
+    order = ["--param-order", tmp_path / "order.txt"]
+    base = command("--config", tmp_path, "upgrade", path, "-o", tmp_path / "new.pt")
+    first = subprocess.run(base, check=False, capture_output=True, text=True)
+    assert first.returncode == 5
+    assert "CKM566" in first.stderr
+    assert not (tmp_path / "new.pt").exists()
+    subprocess.run([*base, *map(str, order)], check=True, capture_output=True)
+    found: Any = load(tmp_path / "new.pt")
+    losses = train(model, optimizer, range(100, 120))
+    assert resumed(found, only_the_second, new) == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "[", None])
+def test_a_file_that_names_nothing_is_told(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "order.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_param_order(path)
+    assert caught.value.code == "CKM259"
+
+
+def test_the_code_says_where_a_new_parameter_goes(tmp_path: Path) -> None:
+    """Two groups that nothing tells apart, and a new layer."""
+    new = (
+        SAME.replace(
+            "build = Net",
+            """
+def make(model):
+    head, *rest = reversed(list(model.parameters()))
+    return torch.optim.Adam([{"params": rest[::-1], "lr": 0.01}, {"params": [head], "lr": 0.1}])
+
+build = Net
+""",
+        )
+        .replace("self.one, self.two = (", "self.one, self.new, self.two = (")
+        .replace("range(2)", "range(3)")
+    )
+    new = new.replace("self.one(x).tanh()", "self.one(x).tanh() + self.new(x)")
+    body = "ck.init('new.weight', shape=(6, 6))"
+    model = module(SAME)
+
+    def split(model: nn.Module) -> torch.optim.Optimizer:
+        *rest, head = model.parameters()
+        return torch.optim.Adam([{"params": rest, "lr": 0.01}, {"params": [head], "lr": 0.1}])
+
+    model, optimizer = trained(split, SAME)
+    zoo = Zoo(tmp_path, body, model=new, base=model.state_dict())
+    (tmp_path / "order.txt").write_text("one.weight\ntwo.weight\n")
+    given: Any = {"param_order": ("one.weight", "two.weight")}
+    path = zoo.save(saved(model, optimizer), "old.pt")
+    assert zoo.refusal(path, **given).code == "CKM577"
+    config = tmp_path / "ckmigrate.toml"
+    name = next(tmp_path.glob("zoo_model_*.py")).stem
+    config.write_text(f'optimizer = "{name}:make"\n' + config.read_text())
+    found: Any = load(zoo.upgrade(path, **given))
+    moments = [optimizer.state[p]["exp_avg"] for p in model.parameters()]
+    state = found["optimizer"]["state"]
+    assert [group["params"] for group in found["optimizer"]["param_groups"]] == [[0, 1], [2]]
+    assert torch.equal(state[0]["exp_avg"], moments[0])
+    assert torch.equal(state[2]["exp_avg"], moments[1])
+    assert 1 not in state
