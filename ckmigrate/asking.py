@@ -37,13 +37,15 @@ class Resuming(Reading, total=False):
     """What a whole training checkpoint is migrated with, as the options of the same names.
 
     model           which of several configured models
-    optimizer, ema  "drop" leaves this training state behind
+    optimizer, ema  "carry" or "drop": what becomes of training state
+    param_order     names of the parameters of the optimizers of the file, over all of their groups
     max_memory      refuse a step that needs more: bytes, or a text such as "2GiB"
     """
 
     model: str | None
     optimizer: Policy
     ema: Policy
+    param_order: Sequence[str] | None
     max_memory: int | str | None
 
 
@@ -96,5 +98,8 @@ def make_request(options: Options | Reading, **more: Any) -> Request:
         if isinstance(given.get(name), str):
             given[name] = parse_size(given[name])
     given["full_verify"] = given.pop("verify", None) == "full"
+    if given.get("param_order") is not None:
+        given["param_order"] = tuple(given["param_order"])
+        given["param_order_source"] = "param_order"
     given["carry"] = tuple(given.get("carry", ()))
     return Request(**given, **more)

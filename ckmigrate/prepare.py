@@ -179,6 +179,8 @@ def _groups_of_code(case: _Case, target: Target | None) -> Groups | None:
     """The groups of the optimizers that the project's code makes of the model; None where it is not
     told how, or there is no model."""
     function = case.project.optimizer
+    if target is not None and target.groups is not None:
+        return target.groups
     if function is None or target is None:
         return None
     python_path = case.project.python_path

@@ -25,7 +25,7 @@ from ckmigrate.revisions.graph import History, read_history
 from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
 from ckmigrate.tagging import Tag, parse_tag, tag_at
-from ckmigrate.target import bare_module, target_of
+from ckmigrate.target import Target, bare_module, target_of
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ def _require_head(
     project: Project, history: History, head: str | None, model: torch.nn.Module
 ) -> None:
     """VerificationError CKM622 unless the model has a schema that the migrations lead to."""
-    schema = target_of(bare_module(model, project.wrappers), "the given one").schema
+    target = target_of(bare_module(model, project.wrappers), "the given one")
     known = _heads(project, history, head)
     if not known:
         raise UsageError(
@@ -110,7 +110,7 @@ def _require_head(
             why="The schema of the base, led through the scripts, says what is at the head.",
             fix="Commit one (ckmigrate init --from-checkpoint PATH), or leave the model out.",
         )
-    found = [compare(schema, wanted, exempt=project.exempt) for wanted in known]
+    found = [compare(_as_saved(target, wanted), wanted, exempt=project.exempt) for wanted in known]
     nearest = min(found, key=len)
     if nearest:
         lines = describe(nearest, found="model", wanted="head")
@@ -123,6 +123,18 @@ def _require_head(
             fix='Write the migration that is missing (ckmigrate revision -m "…"). If it is another '
             "size of the same architecture, give it a snapshot, or call tag() without the model.",
         )
+
+
+def _as_saved(target: Target, wanted: Schema) -> Schema:
+    """The entries of a model, without second names of tied ones that the head does not have."""
+    spare = {
+        name
+        for group in target.ties
+        if any(other in wanted for other in group)
+        for name in group
+        if name not in wanted
+    }
+    return Schema((name, spec) for name, spec in target.schema.items() if name not in spare)
 
 
 def _heads(project: Project, history: History, head: str | None) -> list[Schema]:

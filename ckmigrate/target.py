@@ -43,6 +43,7 @@ class Target:
     parameters   in the order of `named_parameters()`, of tied ones the first name; None where one
                  of them has no entry, so that no checkpoint tells them all
     trainable    those that require a gradient
+    groups       names of the parameters by optimizer and group, where the optimizers are there
     """
 
     schema: Schema
@@ -52,6 +53,7 @@ class Target:
     extra_state: tuple[str, ...] = ()
     parameters: tuple[str, ...] | None = None
     trainable: frozenset[str] = frozenset()
+    groups: tuple[tuple[tuple[str, ...], ...], ...] | None = None
 
 
 def load_target(

@@ -28,7 +28,7 @@ from ckmigrate.target import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Groups", "load_groups"]
+__all__ = ["Groups", "groups_of", "load_groups", "make_groups"]
 
 Groups = tuple[tuple[tuple[str, ...], ...], ...]
 """Names of entries, by optimizer and group."""
@@ -62,6 +62,28 @@ def load_groups(
     return tuple(_groups(one, entries, function) for one in _listed(made, function))
 
 
+def make_groups(
+    function: str, module: torch.nn.Module, *, python_path: Sequence[str | Path] = ()
+) -> Groups:
+    """The same of a model that is there; UsageError as `load_groups`."""
+    with _user_code(python_path):
+        make = _resolve(_Factory(function, type(module).__name__, {}, _SETTING))
+        try:
+            made = make(module)
+        except (Exception, SystemExit) as error:
+            raise _failing(function, error) from error
+    return groups_of(_listed(made, function), module, function)
+
+
+def groups_of(
+    optimizers: Sequence[torch.optim.Optimizer], module: torch.nn.Module, origin: str
+) -> Groups:
+    """The groups of optimizers that are there; UsageError CKM219, naming where they come from."""
+    tensors, _ = _tensors(module.state_dict(keep_vars=True))
+    entries = entry_names(tensors)
+    return tuple(_groups(one, entries, origin) for one in optimizers)
+
+
 def _made(
     factory: _Factory, make: Callable[..., object], function: str
 ) -> tuple[torch.nn.Module, object]:
@@ -73,13 +95,17 @@ def _made(
     try:
         return model, make(model)
     except (Exception, SystemExit) as error:
-        raise UsageError(
-            "CKM218",
-            "the function that makes the optimizer fails",
-            where=f"optimizer = {function!r}",
-            why=_told(error),
-            fix="Call it yourself, with a new model.",
-        ) from error
+        raise _failing(function, error) from error
+
+
+def _failing(function: str, error: BaseException) -> UsageError:
+    return UsageError(
+        "CKM218",
+        "the function that makes the optimizer fails",
+        where=f"optimizer = {function!r}",
+        why=_told(error),
+        fix="Call it yourself, with a new model.",
+    )
 
 
 def _listed(made: object, function: str) -> list[torch.optim.Optimizer]:

@@ -53,7 +53,7 @@ class Old(Base):
         return torch.sum(self.net(x), 1, keepdim=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.05)
+        return torch.optim.AdamW(self.parameters(), lr=0.05, weight_decay=0.1)
 
 
 class New(Old):
@@ -105,16 +105,33 @@ def test_an_old_checkpoint_is_resumed(zoo: Zoo, tmp_path: Path) -> None:
     path, old = trained(tmp_path)
     before, temporary = path.read_bytes(), tmp_path / "temporary"
     temporary.mkdir()
-    callback = CheckpointMigration(project=zoo.folder, folder=temporary, optimizer="drop")
+    callback = CheckpointMigration(project=zoo.folder, folder=temporary)
     new, run = New(), trainer(tmp_path, callback, epochs=4)
     with pytest.warns(MigratedOnLoad, match="old.ckpt is at base"):
         run.fit(new, data(), ckpt_path=path)
     assert (run.current_epoch, run.global_step) == (4, 8)
-    # The same as if the architecture had not changed.
+    # The same as if the architecture had not changed: moments, step counts and all.
     trainer(tmp_path, epochs=4).fit(old, data(), ckpt_path=path)
     assert torch.equal(new.body.weight, old.net.weight)
     assert path.read_bytes() == before
     assert names_in(temporary) == []
+
+
+def test_the_function_that_makes_the_optimizer_is_asked_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "making.py").write_text(
+        "import torch\ndef make(model):\n    return torch.optim.AdamW(model.parameters())\n"
+    )
+    config = 'optimizer = "making:make"\n'
+    zoo = Zoo(tmp_path / "zoo", SCRIPT, base=Old().state_dict(), config=config)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path, old = trained(tmp_path)
+    new, run = New(), trainer(tmp_path, CheckpointMigration(project=zoo.folder), epochs=4)
+    with pytest.warns(MigratedOnLoad):
+        run.fit(new, data(), ckpt_path=path)
+    trainer(tmp_path, epochs=4).fit(old, data(), ckpt_path=path)
+    assert torch.equal(new.body.weight, old.net.weight)
 
 
 @pytest.mark.filterwarnings("ignore::ckmigrate.MigratedOnLoad")

@@ -406,3 +406,59 @@ def test_computed_tensors_are_loaded(tmp_path: Path) -> None:
     with behind():
         ckmigrate.load(path, model, project=zoo.folder, from_revision="base")
     assert inner.weight.tolist() == [[2, 2], [2, 2]]
+
+
+# --- with an optimizer ------------------------------------------------------------------------
+
+
+def trained(net: nn.Module, make: Any) -> Any:
+    """An optimizer of the net after two steps on made-up gradients."""
+    optimizer = make(net)
+    for step in range(2):
+        for number, parameter in enumerate(net.parameters()):
+            parameter.grad = torch.full_like(parameter, 0.1 * (number + 1) + step)
+        optimizer.step()
+    return optimizer
+
+
+def adam(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
+
+
+def test_an_optimizer_goes_on_where_it_was(zoo: Zoo) -> None:
+    old = Old()
+    before = trained(old, adam)
+    path = zoo.save({"model": old.state_dict(), "optimizer": before.state_dict(), "epoch": 1})
+    model = New()
+    optimizer = adam(model)
+    with behind():
+        ckmigrate.load(path, model, optimizer=optimizer, project=zoo.folder)
+    assert same(model.state_dict(), migrated(old.state_dict()))
+    moments = torch.split(before.state[old.qkv.weight]["exp_avg"], 4)
+    assert torch.equal(optimizer.state[model.k.weight]["exp_avg"], moments[1])
+    # The next step is the one that the old model would have made.
+    for net, steps in ((old, before), (model, optimizer)):
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        steps.step()
+    assert same(model.state_dict(), migrated(old.state_dict()))
+
+
+def test_a_model_that_refuses_leaves_the_optimizer_as_it_was(zoo: Zoo) -> None:
+    old = Old()
+    state = {"model": old.state_dict(), "optimizer": trained(old, adam).state_dict()}
+    path, model = zoo.save(state), Moody()
+    optimizer = trained(model, adam)
+    before = optimizer.state[model.q.weight]["exp_avg"].clone()
+    with pytest.warns(MigratedOnLoad):
+        error = refused(model, path, zoo, optimizer=optimizer)
+    assert error.code == "CKM611"
+    assert torch.equal(optimizer.state[model.q.weight]["exp_avg"], before)
+
+
+def test_a_file_without_optimizer_state_is_refused_when_one_is_given(
+    zoo: Zoo, old: dict[str, Tensor]
+) -> None:
+    model = New()
+    for path in (zoo.save({"model": old}), zoo.save(old, "old.safetensors")):
+        assert refused(model, path, zoo, optimizer=adam(model)).code == "CKM273"

@@ -111,6 +111,16 @@ def test_each_of_several_models_may_be_at_the_head(zoo: Zoo) -> None:
         ckmigrate.tag(nn.ModuleDict({"a": nn.Linear(3, 5)}), project=zoo.folder)
 
 
+def test_a_head_may_keep_tied_entries_once(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo", "", base={"embed.weight": torch.ones(5, 3)})
+    tied = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    assert ckmigrate.tag(nn.ModuleDict({"embed": nn.Embedding(5, 3)}), project=zoo.folder)
+    with pytest.raises(CkmigrateError):
+        ckmigrate.tag(tied, project=zoo.folder)
+    tied["head"].weight = tied["embed"].weight
+    assert ckmigrate.tag(tied, project=zoo.folder)
+
+
 def test_without_a_snapshot_a_model_cannot_be_compared(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path / "zoo", SCRIPT)
     with pytest.raises(CkmigrateError) as caught:
