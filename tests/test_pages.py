@@ -26,7 +26,7 @@ NOT_RUN = {
     "batch.md": 3,
     "branches.md": 6,
     "checking.md": 5,
-    "checkpoints.md": 4,
+    "checkpoints.md": 5,
     "migrations.md": 4,
     "performance.md": 1,
     "python.md": 3,
