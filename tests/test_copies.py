@@ -509,3 +509,71 @@ def test_a_counter_that_becomes_several_is_no_obstacle_to_a_change_in_place(tmp_
     assert len(set(steps)) == len(steps)
     take_back(old)
     assert old.read_bytes() == before
+
+
+# --- lists without names ----------------------------------------------------------------------
+
+
+def shadow(model: nn.Module, add: float) -> dict[str, Any]:
+    """As torch_ema saves it."""
+    params = [p.detach().clone() + add for p in model.parameters()]
+    return {"decay": 0.9, "num_updates": 3, "shadow_params": params, "collected_params": None}
+
+
+def test_a_list_of_shadows_follows_the_parameters_in_the_order_of_the_new_model(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    model, new = Old(), New()
+    zoo = Zoo(tmp_path, REFACTOR, model=RESUMED)
+    ema = shadow(model, 1)
+    old = zoo.save({"model": model.state_dict(), "ema": ema})
+    found = content(zoo.upgrade(old))["ema"]
+    assert (found["decay"], found["num_updates"], found["collected_params"]) == (0.9, 3, None)
+    averages = dict(zip(dict(new.named_parameters()), found["shadow_params"], strict=True))
+    before = dict(zip(dict(model.named_parameters()), ema["shadow_params"], strict=True))
+    assert torch.equal(averages["stem.0.weight"], before["body.0.weight"])
+    assert torch.equal(averages["q.weight"], before["qk.weight"][:4])
+    assert torch.equal(averages["k.bias"], before["qk.bias"][4:])
+    assert list(averages)[:2] == ["k.weight", "k.bias"]
+
+
+def test_a_list_gets_what_is_new_among_the_parameters(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, NEW_NORM, model=MODEL)
+    state = {"net.weight": torch.randn(2, 2), "net.bias": torch.randn(2)}
+    old = zoo.save({"model": state, "shadow_params": [t + 1 for t in state.values()]})
+    found = content(zoo.upgrade(old))
+    shapes = [tuple(tensor.shape) for tensor in found["shadow_params"]]
+    assert shapes == [(2, 2), (2,), (2,), (2,)]
+    assert torch.equal(found["shadow_params"][1], state["net.bias"] + 1)
+
+
+def test_a_list_whose_order_is_not_certain_is_refused(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, REFACTOR, model=RESUMED)
+    model = Old()
+    ema = [p.detach() + 1 for name, p in model.named_parameters() if name != "body.1.weight"]
+    text = reasons(zoo.refusal(zoo.save({"model": model.state_dict(), "ema": ema})))
+    assert "not certain which parameter" in text
+    whole = zoo.save({"model": model.state_dict(), "ema": shadow(model, 1)})
+    assert "no model tells" in reasons(zoo.refusal(whole, use_model=False))
+
+
+SWAPPED = """
+class New(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.b, self.a = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+
+def build():
+    return New()
+"""
+
+
+def test_a_list_follows_a_new_order_of_the_model_though_no_weight_changes(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, "pass", model=SWAPPED)
+    state = {"a.weight": torch.randn(2, 2), "b.weight": torch.randn(2, 2)}
+    ema = [tensor + 1 for tensor in state.values()]
+    found = content(zoo.upgrade(zoo.save({"model": state, "ema": ema, "best": dict(state)})))
+    assert torch.equal(found["ema"][0], ema[1])
+    assert torch.equal(found["ema"][1], ema[0])
+    assert same(found["best"], state)

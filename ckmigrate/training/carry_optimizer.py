@@ -20,7 +20,7 @@ from ckmigrate.training.optimizer import carry_optimizers
 from ckmigrate.training.param_groups import NewModel
 from ckmigrate.training.param_names import Given, OldModel
 
-__all__ = ["carry_optimizer_state", "has_new_order"]
+__all__ = ["carry_optimizer_state", "has_new_order", "parameters_in_order"]
 
 _OF_FIRST_RANK: Final = re.compile(r"__0_[0-9]+\.distcp")
 
@@ -69,6 +69,16 @@ def has_new_order(opened: Opened, target: Target | None) -> bool:
     both = frozenset(target.parameters) & frozenset(order)
     found, wanted = ([n for n in names if n in both] for names in (order, target.parameters))
     return found != wanted
+
+
+def parameters_in_order(
+    opened: Opened, trace: Trace, target: Target | None
+) -> tuple[str, ...] | None:
+    """The parameters of the old model in its order, by their names in expressions."""
+    new = _new_model(trace, target)
+    buffers = _buffers(opened.schema, trace, new)
+    found = OldModel(opened.schema, trace.start.ties, _order(opened), buffers).parameters
+    return None if found is None else tuple(found)
 
 
 def _order(opened: Opened) -> tuple[str, ...] | None:

@@ -14,9 +14,14 @@ from ckmigrate.opened import Opened, Request
 from ckmigrate.target import Target
 from ckmigrate.target_optimizer import Groups
 from ckmigrate.training.carried import NOTHING, Carried, Labels, joined
-from ckmigrate.training.carry_optimizer import carry_optimizer_state, has_new_order
-from ckmigrate.training.copies import Memory, Moved, carry_copy
+from ckmigrate.training.carry_optimizer import (
+    carry_optimizer_state,
+    has_new_order,
+    parameters_in_order,
+)
+from ckmigrate.training.copies import carry_copy, carry_list
 from ckmigrate.training.copy_names import NotCarried
+from ckmigrate.training.copy_parts import Memory, Moved
 from ckmigrate.training.layouts import Outside
 from ckmigrate.training.optimizer_form import counts_parameters
 
@@ -71,11 +76,16 @@ def carry_state(
 def _renumbered(wanted: Sequence[Outside], opened: Opened, target: Target | None) -> list[Outside]:
     """The state that becomes stale though no weight changes: numbers of parameters, where the model
     has these in another order."""
-    optimizers = [o for o in wanted if o.is_readable and o.kind == "optimizer"]
-    if not optimizers or not has_new_order(opened, target):
-        return []
-    tree = opened.stored.state_tree
-    return [outside for outside in optimizers if counts_parameters(child(tree, outside.path))]
+    counted = [o for o in wanted if o.is_readable and _counts(o, opened)]
+    return counted if counted and has_new_order(opened, target) else []
+
+
+def _counts(outside: Outside, opened: Opened) -> bool:
+    """Whether state goes by numbers of parameters."""
+    node = child(opened.stored.state_tree, outside.path)
+    return (
+        counts_parameters(node) if outside.kind == "optimizer" else isinstance(node, list | tuple)
+    )
 
 
 def _copies(
@@ -86,9 +96,10 @@ def _copies(
     labels: Labels,
 ) -> tuple[list[Carried], list[tuple[Outside, str]]]:
     """What follows, and what does not, with reasons."""
-    known = None if target is None or target.parameters is None else frozenset(target.parameters)
+    known = None if target is None else target.parameters
+    order = parameters_in_order(opened, trace, target)
     start, end = trace.start, trace.end
-    moved = Moved(opened.layout.entries, start.ties, end.entries, end.ties, known)
+    moved = Moved(opened.layout.entries, start.ties, end.entries, end.ties, known, order)
     memory = Memory(moved)
     done: list[Carried] = []
     problems: list[tuple[Outside, str]] = []
@@ -96,7 +107,10 @@ def _copies(
         node = child(opened.stored.state_tree, outside.path)
         try:
             with _placed(opened, [outside]):
-                done.append(carry_copy(node, outside.path, moved, labels, memory))
+                if isinstance(node, list | tuple):
+                    done.append(carry_list(node, outside.path, moved, labels, memory))
+                else:
+                    done.append(carry_copy(node, outside.path, moved, labels, memory))
         except NotCarried as reason:
             problems.append((outside, str(reason)))
     return done, problems

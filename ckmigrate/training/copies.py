@@ -4,72 +4,24 @@ takes the way of the weight that it copies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
-from ckmigrate.expr import Expr, Source, cast, sources
-from ckmigrate.formats.state_dict import Rewrite, rewritten
+from ckmigrate.errors import MigrationError
+from ckmigrate.expr import sources
+from ckmigrate.formats.state_dict import rewritten
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path, entries_of
-from ckmigrate.spec import DType, TensorSpec
-from ckmigrate.step import Check
+from ckmigrate.spec import TensorSpec
 from ckmigrate.training.carried import Carried, CarriedNode, Labels, Summary
 from ckmigrate.training.copy_names import Group, NotCarried, read_groups
-from ckmigrate.training.follow import State, follow
+from ckmigrate.training.copy_parts import Memory, Moved, Part, follow_group
+from ckmigrate.training.param_order import Parameter, Slot, names_by_order
 
-__all__ = ["Memory", "Moved", "carry_copy"]
+__all__ = ["carry_copy", "carry_list"]
 
-Ties = tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What became of the weights.
-
-    old         the weights of the file by bare name
-    old_ties    groups of them that are one tensor
-    new         the expression of every new weight, in the order of the result
-    new_ties    groups of these that are one tensor
-    parameters  which of the new names are parameters rather than buffers, of tied ones the name
-                that the model gives; None: not known
-    """
-
-    old: Mapping[str, Tensor]
-    old_ties: Ties
-    new: Mapping[str, Expr]
-    new_ties: Ties
-    parameters: frozenset[str] | None = None
-
-    @property
-    def first(self) -> dict[str, str]:
-        """The name that expressions have for each member of a tied group."""
-        return {name: group[0] for group in self.old_ties for name in group}
-
-
-class Memory:
-    """What is one tensor in several places of the file, and stays one where it goes the same way:
-    a copy that is the weights themselves, or two names for one copy."""
-
-    def __init__(self, moved: Moved) -> None:
-        first = moved.first
-        self._sources: dict[object, str] = {}
-        for name, tensor in moved.old.items():
-            self._sources.setdefault(
-                _identity(tensor, first.get(name, name)), first.get(name, name)
-            )
-        self._new = {name: [(expr, name)] for name, expr in moved.new.items()}
-
-    def source(self, tensor: Tensor, weight: str, label: str) -> str:
-        """The name of a source for a copy of a weight: `label`, unless it has one already."""
-        return self._sources.setdefault(_identity(tensor, weight), label)
-
-    def twin(self, name: str, expr: Expr, label: str) -> str | None:
-        """Who else is the tensor that a copy of the new weight `name` is, be it the weight."""
-        known = self._new[name]
-        found = next((other for made, other in known if made == expr), None)
-        if found is None:
-            known.append((expr, label))
-        return found if sources(expr) else None
+_OF_A_LIST: Final = "by order and shape, it is not certain which parameter each of them is"
 
 
 def carry_copy(node: object, path: Path, moved: Moved, labels: Labels, memory: Memory) -> Carried:
@@ -77,7 +29,9 @@ def carry_copy(node: object, path: Path, moved: Moved, labels: Labels, memory: M
 
     NotCarried where some of it cannot follow with certainty; MigrationError CKM564 as `follow`.
     """
-    parts = [_follow(group, path, moved, labels, memory) for group in read_groups(node, moved.old)]
+    parts = [
+        follow_group(group, path, moved, labels, memory) for group in read_groups(node, moved.old)
+    ]
 
     def build(made: Mapping[str, Tensor]) -> object:
         found = node
@@ -86,8 +40,60 @@ def carry_copy(node: object, path: Path, moved: Moved, labels: Labels, memory: M
             found = rewritten(found, replace(part.rewrite, new=new))
         return found
 
+    summary, verify = _summary(parts, moved), _verifier(node, parts)
+    return _carried(CarriedNode(path, "copy", build, summary, verify), parts)
+
+
+def carry_list(
+    node: Sequence[object], path: Path, moved: Moved, labels: Labels, memory: Memory
+) -> Carried:
+    """The same for a list of copies of the parameters, in the order in which the model has them.
+
+    NotCarried also where it is not certain which tensor is which parameter.
+    """
+    tensors = [part for part in node if isinstance(part, Tensor)]
+    names = _names_in(tensors, path, moved)
+    part = follow_group(
+        Group("", dict(zip(names, tensors, strict=True)), of_parameters=True),
+        path,
+        moved,
+        labels,
+        memory,
+    )
+    order = [name for name in moved.parameters or () if name in part.new]
+    if len(order) < len(part.new) or len(tensors) < len(node):
+        raise NotCarried("not everything in it is a copy of a parameter")
+    specs = [part.new[name].spec for name in order]
+
+    def build(made: Mapping[str, Tensor]) -> object:
+        found = [made[part.labels[name]] for name in order]
+        return tuple(found) if isinstance(node, tuple) else found
+
+    def verify(found: object) -> tuple[str, ...]:
+        read = [_spec(one) for one in found] if isinstance(found, list | tuple) else []
+        return () if read == specs else (f"it has not the {len(specs)} tensors that were planned",)
+
+    return _carried(CarriedNode(path, "copy", build, _summary([part], moved), verify), [part])
+
+
+def _names_in(tensors: Sequence[Tensor], path: Path, moved: Moved) -> tuple[str, ...]:
+    """Which parameter each tensor of a list copies."""
+    if moved.parameters is None:
+        raise NotCarried("its tensors have no names, and no model tells the order of parameters")
+    place = ".".join(map(str, path))
+    slots = [Slot(0, f"{place}.{i}", tensor.spec.shape) for i, tensor in enumerate(tensors)]
+    shapes = {name: moved.old[name].spec.shape for name in moved.order or ()}
+    known = [Parameter(name, shape) for name, shape in shapes.items()]
+    try:
+        return names_by_order(slots, None if moved.order is None else known)
+    except MigrationError as error:
+        shown = "".join(f" ({line})" for line in error.details[:1])
+        raise NotCarried(f"its tensors have no names: {_OF_A_LIST}{shown}") from error
+
+
+def _carried(node: CarriedNode, parts: Sequence[Part]) -> Carried:
     return Carried(
-        (CarriedNode(path, "copy", build, _summary(parts, moved), _verifier(node, parts)),),
+        (node,),
         {part.labels[name]: expr for part in parts for name, expr in part.new.items()},
         {label: tensor for part in parts for label, tensor in part.old.tensors.items()},
         tuple(check for part in parts for check in part.old.checks),
@@ -95,179 +101,7 @@ def carry_copy(node: object, path: Path, moved: Moved, labels: Labels, memory: M
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Old:
-    """The copies of the weights by their names in expressions.
-
-    tensors  those that have labels, by label
-    apart    tied weights whose copies are several tensors
-    """
-
-    sources: Mapping[str, Source]
-    tensors: Mapping[str, Tensor]
-    checks: tuple[Check, ...]
-    apart: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One group after the migration; `new` and `labels` go by the names of new weights."""
-
-    group: Group
-    old: _Old
-    new: Mapping[str, Expr]
-    labels: Mapping[str, str]
-    ties: Ties
-    rewrite: Rewrite
-
-
-def _follow(group: Group, path: Path, moved: Moved, labels: Labels, memory: Memory) -> _Part:
-    old = _old(group, path, moved, labels, memory)
-    state, dtypes = State(old.sources.get, "value"), _dtypes(group, moved)
-    new: dict[str, Expr] = {}
-    for name in _names(group, old, moved):
-        expr = moved.new[name]
-        copied = follow(expr, state) if sources(expr) else cast(expr, _dtype(expr, dtypes))
-        assert copied is not None
-        new[name] = copied
-    own = {name: labels.of((*path, group.prefix + name)) for name in new}
-    return _Part(
-        group, old, new, own, _ties(new, own, old, moved, memory), _rewrite(group, moved, new)
-    )
-
-
-def _old(group: Group, path: Path, moved: Moved, labels: Labels, memory: Memory) -> _Old:
-    first = moved.first
-    found: dict[str, Source] = {}
-    tensors: dict[str, Tensor] = {}
-    checks: list[Check] = []
-    apart: set[str] = set()
-    for name, tensor in group.tensors.items():
-        weight, own = first.get(name, name), labels.of((*path, group.prefix + name))
-        source = Source(memory.source(tensor, weight, own), tensor.spec)
-        if source.name == own:
-            tensors[own] = tensor
-        known = found.setdefault(weight, source)
-        if known != source:
-            apart.add(weight)
-            checks.append(_check(known, source, name, weight))
-    return _Old(found, tensors, tuple(checks), frozenset(apart))
-
-
-def _check(one: Source, other: Source, name: str, weight: str) -> Check:
-    if one.spec != other.spec:
-        raise NotCarried(f"'{name}' and '{weight}' are tied, and their copies differ in dtype")
-    return Check(one, other, f"'{name}' is tied to '{weight}', and so are their copies")
-
-
-def _dtypes(group: Group, moved: Moved) -> dict[DType, DType]:
-    """The dtype of the copies by that of the weights, where it is one."""
-    found: dict[DType, set[DType]] = {}
-    for name, tensor in group.tensors.items():
-        found.setdefault(moved.old[name].spec.dtype, set()).add(tensor.spec.dtype)
-    return {old: next(iter(new)) for old, new in found.items() if len(new) == 1}
-
-
-def _dtype(expr: Expr, dtypes: Mapping[DType, DType]) -> DType:
-    return dtypes.get(expr.spec.dtype, expr.spec.dtype)
-
-
-# --- which of the new weights it has ----------------------------------------------------------
-
-
-def _names(group: Group, old: _Old, moved: Moved) -> list[str]:
-    """The new weights that the copy has: those made of weights that it had, and new ones where it
-    had every weight, or every parameter."""
-    held: dict[str, bool] = {}
-    fresh: list[str] = []
-    for name, expr in moved.new.items():
-        read = sources(expr)
-        has = [source in old.sources for source in read]
-        if any(has) and not all(has):
-            missing = read[has.index(False)]
-            raise NotCarried(f"'{name}' is made of '{missing}' too, which is not in it")
-        if not read:
-            fresh.append(name)
-        held[name] = any(has)
-    if fresh:
-        taken = _taken(fresh, held, old, moved)
-        held |= {name: name in taken for name in fresh}
-    doubles = _doubles(group, moved)
-    return [name for name, has in held.items() if has and name not in doubles]
-
-
-def _taken(
-    fresh: Collection[str], held: Mapping[str, bool], old: _Old, moved: Moved
-) -> Collection[str]:
-    """What a copy has of that which is new in the model."""
-    first = moved.first
-    if all(first.get(weight, weight) in old.sources for weight in moved.old):
-        return frozenset(fresh)
-    known, tied = moved.parameters, {name for group in moved.new_ties for name in group}
-    others = held.keys() - set(fresh) - tied
-    if known is not None and all(held[other] == (other in known) for other in others):
-        return known
-    shown = ", ".join(f"'{name}'" for name in list(fresh)[:3])
-    raise NotCarried(f"it has some of the weights only: whether it gets {shown} is not certain")
-
-
-def _doubles(group: Group, moved: Moved) -> set[str]:
-    """Second names of tied weights, where the copy has tied weights under one name, as copies of
-    `named_parameters()` do."""
-    once = any(
-        0 < sum(name in group.tensors for name in names) < len(names) for names in moved.old_ties
-    )
-    found: set[str] = set()
-    for names in moved.new_ties if once else ():
-        kept = next((name for name in names if name in (moved.parameters or ())), names[0])
-        found.update(name for name in names if name != kept)
-    return found
-
-
-# --- what is one tensor -----------------------------------------------------------------------
-
-
-def _ties(
-    new: Mapping[str, Expr],
-    labels: Mapping[str, str],
-    old: _Old,
-    moved: Moved,
-    memory: Memory,
-) -> Ties:
-    found: list[tuple[str, ...]] = []
-    for name, expr in new.items():
-        twin = memory.twin(name, expr, labels[name])
-        found += [(twin, labels[name])] if twin is not None else []
-    for names in moved.new_ties:
-        here = tuple(labels[name] for name in names if name in new)
-        read = {source for name in names for source in sources(moved.new[name])}
-        if len(here) > 1 and not read & old.apart:
-            found.append(here)
-    return tuple(found)
-
-
-def _identity(tensor: Tensor, weight: str) -> object:
-    """Equal for tensors that are the same memory, seen in the same way, as copies of one weight."""
-    sizes = zip(tensor.spec.shape, tensor.strides, strict=True)
-    strides = tuple(stride for size, stride in sizes if size != 1)
-    key, bits = tensor.storage.key, (tensor.conj, tensor.neg)
-    return weight, key, tensor.spec, tensor.offset, strides, bits
-
-
-# --- the node ---------------------------------------------------------------------------------
-
-
-def _rewrite(group: Group, moved: Moved, new: Mapping[str, Expr]) -> Rewrite:
-    first = moved.first
-    users: dict[str, list[str]] = {}
-    for name in new:
-        for source in sources(moved.new[name]):
-            users.setdefault(source, []).append(name)
-    moves = {name: users.get(first.get(name, name), []) for name in group.tensors}
-    return Rewrite(group.prefix, tuple(group.tensors), (), moves)
-
-
-def _summary(parts: Iterable[_Part], moved: Moved) -> Summary:
+def _summary(parts: Iterable[Part], moved: Moved) -> Summary:
     counts = dict.fromkeys(("follow", "fresh", "dropped"), 0)
     for part in parts:
         new = sum(not sources(moved.new[name]) for name in part.new)
@@ -279,7 +113,7 @@ def _summary(parts: Iterable[_Part], moved: Moved) -> Summary:
     return Summary(f"copy of weights: {told}", counts=counts)
 
 
-def _verifier(node: object, parts: Iterable[_Part]) -> Callable[[object], tuple[str, ...]]:
+def _verifier(node: object, parts: Iterable[Part]) -> Callable[[object], tuple[str, ...]]:
     """A comparison of what was read back with what was planned."""
     wanted = {p.group.prefix + name: e.spec for p in parts for name, e in p.new.items()}
     tensors = sum(isinstance(part, Tensor) for part in (entries_of(node) or {}).values())

@@ -28,10 +28,14 @@ class NotCarried(Exception):  # noqa: N818 - a verdict that the caller collects
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One copy: the prefix of its keys, and its tensors by the names of the weights."""
+    """One copy: the prefix of its keys, and its tensors by the names of the weights.
+
+    of_parameters  whether it can hold no buffers, whatever else it holds
+    """
 
     prefix: str
     tensors: Mapping[str, Tensor]
+    of_parameters: bool = False
 
 
 def read_groups(node: object, weights: Mapping[str, Tensor]) -> tuple[Group, ...]:

@@ -11,7 +11,8 @@ from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.spec import Schema
 from ckmigrate.training.carried import Labels
-from ckmigrate.training.copies import Memory, Moved, carry_copy
+from ckmigrate.training.copies import carry_copy
+from ckmigrate.training.copy_parts import Memory, Moved
 from tests.laws.chains import WHOLE, Case, bytes_of, cases, checkpoint, run
 from tests.naive import Entry, Naive
 
