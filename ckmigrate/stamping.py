@@ -11,13 +11,22 @@ that it saves.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckmigrate.asking import Place, project_at
-from ckmigrate.errors import IdentifyError, UsageError, VerificationError
+from ckmigrate.errors import (
+    IdentifyError,
+    MigrationError,
+    StorageError,
+    UsageError,
+    VerificationError,
+)
+from ckmigrate.execute.preflight import Destination
 from ckmigrate.formats.torch_tag import TAG_KEY
 from ckmigrate.locking import committed_head
-from ckmigrate.opened import replays
+from ckmigrate.opened import Request, replays
+from ckmigrate.prepare import prepare
 from ckmigrate.project import Project
 from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.schema import ellipsis_list
@@ -26,13 +35,16 @@ from ckmigrate.spec import Schema
 from ckmigrate.strict import compare, describe
 from ckmigrate.tagging import Tag, parse_tag, tag_at
 from ckmigrate.target import Target, bare_module, target_of
+from ckmigrate.writing import Watcher, Way, write_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Stamp", "tag", "tag_metadata"]
+__all__ = ["Stamp", "stamp_folder", "tag", "tag_metadata"]
 
 _MOST_LINES = 20
+_NO_ROOM = ("CKM580", "CKM776")
+"""A change in place needs more than headers, or headers have no room for it."""
 
 
 def tag(model: torch.nn.Module | None = None, *, project: Place | None = None) -> dict[str, str]:
@@ -83,6 +95,28 @@ class Stamp:
                 fix="Migrate it first: ckmigrate upgrade PATH --in-place. The model has loaded it "
                 "by now; load the result again.",
             )
+
+
+def stamp_folder(folder: Path, project: Project, history: History) -> None:
+    """Tag a folder of weights that was just saved, in place: by its headers where that can be done,
+    otherwise by writing its shards again. Nothing is kept of the untagged one."""
+    head = history.require_single_head() or "base"
+    request = Request(to=head, from_revision=head, use_model=False)
+    for fast in (True, False):
+        way = Way(in_place=True, fast=fast, backup=False)
+        try:
+            write_checkpoint(
+                folder,
+                lambda path: prepare(project, history, path, request),
+                lambda prepared: Destination(folder, in_place=True, folder=True),
+                way,
+                Watcher(),
+            )
+        except (MigrationError, StorageError) as error:
+            if not fast or error.code not in _NO_ROOM:
+                raise
+        else:
+            return
 
 
 def _shown(tag: Tag) -> str:

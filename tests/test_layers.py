@@ -41,7 +41,7 @@ LAYERS = (
     "trial round_trip self_contained",
     "report.*",
     "asking writing upgrading stamping loading",
-    "lightning_hooks lightning pytorch_lightning",
+    "lightning_hooks lightning pytorch_lightning transformers",
     "autogenerate.*",
     "cli.*",
 )

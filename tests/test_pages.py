@@ -29,7 +29,7 @@ NOT_RUN = {
     "checkpoints.md": 5,
     "migrations.md": 4,
     "performance.md": 1,
-    "python.md": 3,
+    "python.md": 4,
     "squash.md": 1,
     "testing.md": 3,
 }
