@@ -36,6 +36,7 @@ from ckmigrate.remarks import (
 from ckmigrate.revisions.graph import History
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.targets import resolve
+from ckmigrate.snapshot import order_of
 from ckmigrate.spec import Schema
 from ckmigrate.step import Check
 from ckmigrate.strict import compare, compare_ties, describe, describe_notes, describe_ties, notes
@@ -137,7 +138,13 @@ def prepare(
     after = edited(opened, done.end.meta.tree, project, request)
     groups = functools.partial(_groups_of_code, case, goal.target)
     carried = carry_state(
-        after, done, goal.target, request, groups=groups, wrappers=project.wrappers
+        after,
+        done,
+        goal.target,
+        request,
+        groups=groups,
+        wrappers=project.wrappers,
+        order=_recorded_order(case),
     )
     held = _Held(opened.stored, {**opened.layout.entries, **carried.sources})
     plan = make_plan(
@@ -173,6 +180,16 @@ def _order(carried: Carried, target: Target | None) -> Iterable[str]:
     that order the next migration knows which parameter has which number."""
     counts = any(node.kind == "optimizer" for node in carried.nodes)
     return target.schema if target is not None and counts else ()
+
+
+def _recorded_order(case: _Case) -> tuple[str, ...] | None:
+    """The weights in the order of the model, where the file is at the base and the snapshots that
+    it fits know one."""
+    if case.identity.revision is not None:
+        return None
+    orders = (order_of(replay.base, case.opened.schema) for replay in case.known.values())
+    found = set(orders) - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _groups_of_code(case: _Case, target: Target | None) -> Groups | None:

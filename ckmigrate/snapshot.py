@@ -8,8 +8,14 @@
   },
   "tied": [
     ["embed.weight", "head.weight"]
-  ]
+  ],
+  "order": {
+    ".": "embed encoder head"
+  }
 }
+
+The order is that of the model, see `ckmigrate.name_order`: optimizers count parameters by it. It is
+left out where it is not known.
 """
 
 from __future__ import annotations
@@ -22,12 +28,14 @@ from pathlib import Path
 
 from ckmigrate.errors import MigrationError, UsageError
 from ckmigrate.fold import expand, fold
+from ckmigrate.name_order import order_lines, ordered
 from ckmigrate.names import natural_key
 from ckmigrate.spec import DType, Schema, TensorSpec
 
 __all__ = [
     "Snapshot",
     "fold_schema",
+    "order_of",
     "parse_snapshot",
     "parse_spec",
     "read_snapshot",
@@ -47,11 +55,27 @@ _KEYS = ("format", "model", "entries", "tied")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The schema of a model at one time, with its groups of tied names."""
+    """The schema of a model at one time, with its groups of tied names, and all names in the order
+    of the model; None where that is not known."""
 
     schema: Schema
     ties: tuple[tuple[str, ...], ...]
     model: str
+    order: tuple[str, ...] | None = None
+
+
+def order_of(snapshot: Snapshot, schema: Schema) -> tuple[str, ...] | None:
+    """The names of a checkpoint in the order of the model that a snapshot is of; None where it does
+    not know it, or is of another model. Of tied names the checkpoint may have one only."""
+    kept = {
+        name: next((other for other in group if other in schema), name)
+        for group in snapshot.ties
+        for name in group
+    }
+    listed = (name if name in schema else kept.get(name, name) for name in snapshot.order or ())
+    names = tuple(dict.fromkeys(listed))
+    same = Schema((name, snapshot.schema[name]) for name in names) == schema
+    return names if snapshot.order is not None and same else None
 
 
 def spec_text(spec: TensorSpec) -> str:
@@ -103,6 +127,10 @@ def render_snapshot(snapshot: Snapshot) -> str:
     tied = ["[" + ", ".join(map(_quoted, group)) + "]" for group in groups]
     head = f'  "format": {FORMAT},\n  "model": {_quoted(snapshot.model)},\n'
     parts = [f'  "entries": {_block(entries, "{}")}', f'  "tied": {_block(tied, "[]")}']
+    lines = None if snapshot.order is None else order_lines(snapshot.order)
+    if lines is not None:
+        listed = [f"{_quoted(path)}: {_quoted(text)}" for path, text in lines.items()]
+        parts.append(f'  "order": {_block(listed, "{}")}')
     return "{\n" + head + ",\n".join(parts) + "\n}\n"
 
 
@@ -128,14 +156,26 @@ def parse_snapshot(text: str, where: str) -> Snapshot:
     if type(number) is not int or number != FORMAT:
         what = f"the snapshot has format {str(number)[:40]!r}; this ckmigrate reads {FORMAT}"
         raise UsageError("CKM222", what, where=where, fix="upgrade ckmigrate, or write it anew")
-    odd = [key for key in data if key not in _KEYS] + [key for key in _KEYS if key not in data]
+    odd = [key for key in data if key not in (*_KEYS, "order")]
+    odd += [key for key in _KEYS if key not in data]
     if odd:
         raise _bad_key(where, odd[0], "it is unknown" if odd[0] in data else "it is missing")
     model, entries, tied = data["model"], data["entries"], data["tied"]
     if not isinstance(model, str):
         raise _bad_key(where, "model", "it must be text")
     schema = _schema(entries, where)
-    return Snapshot(schema, _groups(tied, schema, where), model)
+    order = _order(data["order"], schema, where) if "order" in data else None
+    return Snapshot(schema, _groups(tied, schema, where), model, order)
+
+
+def _order(lines: object, schema: Schema, where: str) -> tuple[str, ...]:
+    if not isinstance(lines, dict) or not all(isinstance(text, str) for text in lines.values()):
+        raise _bad_key(where, "order", "it must map modules to the names of their children")
+    try:
+        return ordered(schema, lines)
+    except (MigrationError, ValueError) as error:
+        why = error.why if isinstance(error, MigrationError) else str(error)
+        raise _bad_entry(where, f"order: {why}") from None
 
 
 def _schema(entries: object, where: str) -> Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import zipfile
 from pathlib import Path
@@ -19,10 +20,11 @@ from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import child
 from ckmigrate.migrate import carry_out, open_weights
+from ckmigrate.snapshot import Snapshot, render_snapshot
 from ckmigrate.training.layouts import find_weights
 from ckmigrate.verify import loaded_tensors
 from tests.fast import change, take_back
-from tests.projects import Zoo, load, same
+from tests.projects import Zoo, load, same, schema_of
 from tests.room import with_room
 from tests.shards import digest
 from tests.training_folders import Arguments, accelerated, step, trainer
@@ -263,3 +265,155 @@ def test_an_average_in_a_file_of_its_own_follows(tmp_path: Path, suffix: str, fa
         take_back(source)
         assert digest(source) == before
     assert set(os.listdir(new)) == names
+
+
+# --- optimizers -------------------------------------------------------------------------------
+
+MODEL = """
+class New(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.k, self.q = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.norm = nn.LayerNorm(4)
+
+
+def build():
+    return New()
+"""
+CHANGE = """
+ck.rename("zero.{p}", "norm.{p}")
+ck.split("qk.{p}", ("q.{p}", "k.{p}"), dim=0)
+ck.init("scale", shape=(3,), value=init.ones())
+"""
+
+
+class Old(nn.Module):
+    """Its parameters are not in the order of their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zero = nn.LayerNorm(4)
+        self.qk = nn.Linear(4, 6)
+
+
+def decaying(model: nn.Module) -> torch.optim.AdamW:
+    """Two groups, as the Trainer makes them: matrices decay, vectors do not."""
+    matrices = [one for one in model.parameters() if one.ndim > 1]
+    vectors = [one for one in model.parameters() if one.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1)
+
+
+def project(folder: Path, *, known: bool = True) -> Zoo:
+    zoo = Zoo(folder, CHANGE, model=MODEL)
+    state = Old().state_dict()
+    order = tuple(state) if known else None
+    path = zoo.project.snapshot_path("default")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_snapshot(Snapshot(schema_of(state), (), "default", order)))
+    return zoo
+
+
+def by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    names = {id(one): name for name, one in model.named_parameters()}
+    return {names[id(one)]: dict(state) for one, state in optimizer.state.items()}
+
+
+def new_model(zoo: Zoo) -> nn.Module:
+    _, factory = zoo.project.model(None)
+    model: nn.Module = importlib.import_module(factory.partition(":")[0]).build()
+    return model
+
+
+def wanted_moments(old: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {name.replace("zero.", "norm."): fields for name, fields in old.items()}
+    for name in ("qk.weight", "qk.bias"):
+        parts = {k: t.chunk(2) if t.ndim else (t, t) for k, t in found.pop(name).items()}
+        for number, letter in enumerate("qk"):
+            fields = {field: part[number] for field, part in parts.items()}
+            found[name.replace("qk", letter)] = fields
+    return found
+
+
+def assert_resumes(new: Path, zoo: Zoo, file: str, old: dict[str, dict[str, Any]]) -> None:
+    """A new optimizer of the new model loads the file, and has the moments that are meant."""
+    model = new_model(zoo)
+    optimizer = decaying(model)
+    optimizer.load_state_dict(torch.load(new / file, weights_only=True))
+    found, wanted = by_name(model, optimizer), wanted_moments(old)
+    assert found.keys() == wanted.keys()
+    for name, fields in wanted.items():
+        assert found[name].keys() == fields.keys()
+        for field, value in fields.items():
+            assert torch.equal(found[name][field], value), (name, field)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
+def test_the_optimizer_of_a_trainer_follows(tmp_path: Path) -> None:
+    zoo, model = project(tmp_path / "p"), Old()
+    optimizer = decaying(model)
+    step(model, optimizer)
+    source = trainer(zoo.folder / "checkpoint-2", model, optimizer)
+    new = zoo.upgrade(source, "new")
+    assert_resumes(new, zoo, "optimizer.pt", by_name(model, optimizer))
+    same = ("scheduler.pt", "training_args.bin", "rng_state.pth", "trainer_state.json")
+    assert all((new / name).read_bytes() == (source / name).read_bytes() for name in same)
+    with_room(source / "model.safetensors")
+    before = digest(source)
+    assert change(zoo, source).fast
+    assert_resumes(source, zoo, "optimizer.pt", by_name(model, optimizer))
+    take_back(source)
+    assert digest(source) == before
+
+
+def test_without_a_known_order_it_is_refused_unless_it_is_told(tmp_path: Path) -> None:
+    zoo, model = project(tmp_path / "p", known=False), Old()
+    optimizer = decaying(model)
+    step(model, optimizer)
+    source = accelerated(zoo.folder / "state", model, [optimizer])
+    error = zoo.refusal(source, "new")
+    assert error.code == "CKM566"
+    assert "--param-order" in (error.fix or "")
+    names = {id(one): name for name, one in model.named_parameters()}
+    order = tuple(names[id(one)] for g in optimizer.param_groups for one in g["params"])
+    new = zoo.upgrade(source, "new", param_order=order, param_order_source="order.txt")
+    assert_resumes(new, zoo, "optimizer.bin", by_name(model, optimizer))
+
+
+def test_shards_of_torch_keep_the_order(tmp_path: Path) -> None:
+    zoo, model = project(tmp_path / "p", known=False), Old()
+    optimizer = decaying(model)
+    step(model, optimizer)
+    source = accelerated(zoo.folder / "state", model, [optimizer])
+    (source / "model.safetensors").unlink()
+    torch.save(model.state_dict(), source / "pytorch_model.bin")
+    assert_resumes(zoo.upgrade(source, "new"), zoo, "optimizer.bin", by_name(model, optimizer))
+
+
+def test_a_renamed_optimizer_changes_in_place(tmp_path: Path) -> None:
+    zoo = project(tmp_path / "p")
+    (zoo.folder / "migrations" / "0001_step_1.py").unlink()
+    zoo.add(1, "ck.rename('zero.{p}', 'one.{p}')")
+    source_model = Old()
+    optimizer = decaying(source_model)
+    step(source_model, optimizer)
+    source = trainer(zoo.folder / "checkpoint-2", source_model, optimizer)
+    with_room(source / "model.safetensors")
+    before = digest(source)
+    model = MODEL[: MODEL.index("        self.scale")] + (
+        "        self.one = nn.LayerNorm(4)\n        self.qk = nn.Linear(4, 6)\n\n\n"
+        "def build():\n    return New()\n"
+    )
+    _, factory = zoo.project.model(None)
+    (zoo.folder / f"{factory.partition(':')[0]}.py").write_text(
+        f"import torch\nfrom torch import nn\n{model}"
+    )
+    assert change(zoo, source).fast
+    found = decaying(new_model(zoo))
+    found.load_state_dict(torch.load(source / "optimizer.pt", weights_only=True))
+    moments = [s["exp_avg"] for s in optimizer.state_dict()["state"].values()]
+    again = [s["exp_avg"] for s in found.state_dict()["state"].values()]
+    assert all(torch.equal(one, other) for one, other in zip(moments, again, strict=True))
+    take_back(source)
+    assert digest(source) == before

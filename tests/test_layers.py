@@ -24,7 +24,7 @@ LAYERS = (
     "checkpoint",
     "revisions.*",
     "training.*",
-    "git_state project snapshot tagging",
+    "git_state name_order project snapshot tagging",
     "lower compile same_expr",
     "planning strict target live_module target_optimizer signature function_text digest",
     "lookalikes identify execute.*",

@@ -11,6 +11,7 @@ from ckmigrate.errors import UsageError
 from ckmigrate.snapshot import (
     Snapshot,
     fold_schema,
+    order_of,
     parse_snapshot,
     parse_spec,
     read_snapshot,
@@ -164,3 +165,26 @@ def test_many_short_lines_cannot_fill_the_memory() -> None:
     lines = {f"a{i}.{{0..1500000}}": "F32[1]" for i in range(3)}
     with pytest.raises(ValueError, match="stands for"):
         unfold_schema(lines)
+
+
+def test_the_order_of_the_model_is_kept(tmp_path: Path) -> None:
+    schema = Schema((name, TensorSpec(DType.F32, (2,))) for name in ("b.w", "b.a", "a"))
+    snapshot = Snapshot(schema, (("b.w", "a"),), "small", tuple(schema))
+    text = render_snapshot(snapshot)
+    assert '"order": {\n    ".": "b a",\n    "b": "w a"\n  }' in text
+    assert parse_snapshot(text, "x").order == ("b.w", "b.a", "a")
+    tied = Schema((name, schema[name]) for name in ("a", "b.a"))
+    assert order_of(snapshot, tied) == ("a", "b.a")
+    assert order_of(snapshot, schema) == tuple(schema)
+    other = Schema((name, TensorSpec(DType.F32, (3,))) for name in schema)
+    assert order_of(snapshot, other) is None
+    assert order_of(Snapshot(schema, (), "small"), schema) is None
+
+
+@pytest.mark.parametrize("order", ["[]", '{"a": 1}', '{"x": "y"}', '{".": "c"}', '{"{": ""}'])
+def test_an_order_that_is_none_is_refused(order: str) -> None:
+    schema = Schema([("b.w", TensorSpec(DType.F32, (2,)))])
+    text = render_snapshot(Snapshot(schema, (), "small")).rstrip("}\n") + f',"order": {order}}}'
+    with pytest.raises(UsageError) as caught:
+        parse_snapshot(text, "x")
+    assert caught.value.code in ("CKM223", "CKM224")

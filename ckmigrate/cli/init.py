@@ -189,6 +189,7 @@ def _snapshot(
 def _of_checkpoint(project: Project, path: Path, weights: str | None, name: str) -> Snapshot:
     from ckmigrate.opened import Request, open_weights
     from ckmigrate.tagging import parse_tag
+    from ckmigrate.training.carry_optimizer import order_in_file
 
     opened = open_weights(path, project, Request(weights=weights))
     text = opened.stored.tag
@@ -201,14 +202,14 @@ def _of_checkpoint(project: Project, path: Path, weights: str | None, name: str)
             why="the base snapshot is what the first script starts from",
             fix="Give a checkpoint from before the first migration.",
         )
-    return Snapshot(opened.schema, opened.layout.ties, name)
+    return Snapshot(opened.schema, opened.layout.ties, name, order_in_file(opened))
 
 
 def _of_model(python_path: Sequence[Path], factory: str, name: str) -> Snapshot:
     from ckmigrate.target import load_target
 
     target = load_target(factory, name, python_path=python_path)
-    return Snapshot(target.schema, target.ties, name)
+    return Snapshot(target.schema, target.ties, name, tuple(target.schema))
 
 
 def _python_path(root: Path) -> tuple[Path, ...]:

@@ -20,7 +20,7 @@ from ckmigrate.training.optimizer import carry_optimizers
 from ckmigrate.training.param_groups import NewModel
 from ckmigrate.training.param_names import Given, OldModel
 
-__all__ = ["carry_optimizer_state", "has_new_order", "parameters_in_order"]
+__all__ = ["carry_optimizer_state", "has_new_order", "order_in_file", "parameters_in_order"]
 
 _OF_FIRST_RANK: Final = re.compile(r"__0_[0-9]+\.distcp")
 
@@ -35,12 +35,14 @@ def carry_optimizer_state(
     *,
     groups: Callable[[], Groups | None] = lambda: None,
     wrappers: Sequence[str] = (),
+    order: tuple[str, ...] | None = None,
 ) -> Carried:
     """All optimizers of a checkpoint that follow the weights, after the migration.
 
     wanted    where they stand
     groups    those of the optimizers that the project's code makes, where it is configured
     wrappers  name segments that may stand before names in the optimizer
+    order     the weights in the order of the model, for a file that does not keep it
 
     MigrationError as `carry_optimizers`.
     """
@@ -52,7 +54,7 @@ def carry_optimizer_state(
     old = OldModel(
         weights=opened.schema,
         ties=trace.start.ties,
-        order=_order(opened),
+        order=order_in_file(opened) or order,
         buffers=_buffers(opened.schema, trace, new),
         wrappers=wrappers,
     )
@@ -60,10 +62,12 @@ def carry_optimizer_state(
     return carry_optimizers(nodes, old, new, labels, given=given, place=place)
 
 
-def has_new_order(opened: Opened, target: Target | None) -> bool:
+def has_new_order(
+    opened: Opened, target: Target | None, order: tuple[str, ...] | None = None
+) -> bool:
     """Whether the model has its parameters in another order than a file whose weights stay: then
-    the numbers in an optimizer mean others."""
-    order = _order(opened)
+    the numbers in an optimizer mean others. `order` counts where the file has none."""
+    order = order_in_file(opened) or order
     if target is None or target.parameters is None or order is None:
         return False
     both = frozenset(target.parameters) & frozenset(order)
@@ -72,16 +76,21 @@ def has_new_order(opened: Opened, target: Target | None) -> bool:
 
 
 def parameters_in_order(
-    opened: Opened, trace: Trace, target: Target | None
+    opened: Opened,
+    trace: Trace,
+    target: Target | None,
+    order: tuple[str, ...] | None = None,
 ) -> tuple[str, ...] | None:
-    """The parameters of the old model in its order, by their names in expressions."""
+    """The parameters of the old model in its order, by their names in expressions; `order` counts
+    where the file has none."""
     new = _new_model(trace, target)
     buffers = _buffers(opened.schema, trace, new)
-    found = OldModel(opened.schema, trace.start.ties, _order(opened), buffers).parameters
+    listed = order_in_file(opened) or order
+    found = OldModel(opened.schema, trace.start.ties, listed, buffers).parameters
     return None if found is None else tuple(found)
 
 
-def _order(opened: Opened) -> tuple[str, ...] | None:
+def order_in_file(opened: Opened) -> tuple[str, ...] | None:
     """The names in the order of the model, as torch writes them: in a file, and in a distributed
     checkpoint of a single rank. safetensors files sort them; a tensor stays in its shard, and ranks
     share them out, whatever the order of the model is."""

@@ -39,12 +39,14 @@ def carry_state(
     *,
     groups: Callable[[], Groups | None] = lambda: None,
     wrappers: Sequence[str] = (),
+    order: tuple[str, ...] | None = None,
 ) -> Carried:
     """The training state of a checkpoint after a migration: all of it that is not dropped.
 
     opened    the checkpoint, with its tree after edits of metadata
     groups    those of the optimizers that the project's code makes, where it is configured
     wrappers  name segments that may stand before names in an optimizer
+    order     the weights in the order of the model, for a file that does not keep it
 
     MigrationError CKM560 where some of it cannot follow, with every reason: a resumable checkpoint
     whose state is of the old model is never written. Others as `carry_optimizers`.
@@ -52,15 +54,15 @@ def carry_state(
     policy = {"optimizer": request.optimizer, "copy": request.ema}
     wanted = [o for o in opened.layout.training_state if policy.get(o.kind) == "carry"]
     if trace.is_identity and trace.start.ties == trace.end.ties:
-        wanted = _renumbered(wanted, opened, target)
+        wanted = _renumbered(wanted, opened, target, order)
     if request.weights_only or not wanted:
         return NOTHING
     labels = Labels((*trace.start.entries, *trace.end.entries))
     copies = [o for o in wanted if o.is_readable and o.kind == "copy"]
     optimizers = [o for o in wanted if o.is_readable and o.kind == "optimizer"]
-    done, problems = _copies(copies, opened, trace, target, labels)
+    done, problems = _copies(copies, opened, trace, target, labels, order)
     problems += [(outside, _UNREADABLE) for outside in wanted if not outside.is_readable]
-    carry = functools.partial(carry_optimizer_state, groups=groups, wrappers=wrappers)
+    carry = functools.partial(carry_optimizer_state, groups=groups, wrappers=wrappers, order=order)
     try:
         with _placed(opened, optimizers):
             done.append(carry(optimizers, opened, trace, target, request, labels))
@@ -73,11 +75,16 @@ def carry_state(
     return joined(done)
 
 
-def _renumbered(wanted: Sequence[Outside], opened: Opened, target: Target | None) -> list[Outside]:
+def _renumbered(
+    wanted: Sequence[Outside],
+    opened: Opened,
+    target: Target | None,
+    order: tuple[str, ...] | None,
+) -> list[Outside]:
     """The state that becomes stale though no weight changes: numbers of parameters, where the model
     has these in another order."""
     counted = [o for o in wanted if o.is_readable and _counts(o, opened)]
-    return counted if counted and has_new_order(opened, target) else []
+    return counted if counted and has_new_order(opened, target, order) else []
 
 
 def _counts(outside: Outside, opened: Opened) -> bool:
@@ -94,12 +101,13 @@ def _copies(
     trace: Trace,
     target: Target | None,
     labels: Labels,
+    order: tuple[str, ...] | None,
 ) -> tuple[list[Carried], list[tuple[Outside, str]]]:
     """What follows, and what does not, with reasons."""
     known = None if target is None else target.parameters
-    order = parameters_in_order(opened, trace, target)
+    listed = parameters_in_order(opened, trace, target, order)
     start, end = trace.start, trace.end
-    moved = Moved(opened.layout.entries, start.ties, end.entries, end.ties, known, order)
+    moved = Moved(opened.layout.entries, start.ties, end.entries, end.ties, known, listed)
     memory = Memory(moved)
     done: list[Carried] = []
     problems: list[tuple[Outside, str]] = []
