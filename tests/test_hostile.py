@@ -46,7 +46,7 @@ def test_state_that_repeats_the_weights_in_any_form_is_never_kept_in_silence(
     state = weights()
     copies = [tensor.clone() for tensor in state.values()]
     beside = {
-        "shadow": {"decay": 0.9, "shadow_params": copies, "collected_params": None},
+        "shadow": {"decay": 0.9, "shadow_params": copies + copies, "collected_params": None},
         "moments": {"step": 3, "p": [{"m": tensor} for tensor in copies]},
         "flat": {f"state.{name}.exp_avg": tensor for name, tensor in state.items()} | {"lr": 0.1},
         "names": {f"m_{number}": tensor for number, tensor in enumerate(copies)},

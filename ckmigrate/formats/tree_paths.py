@@ -20,6 +20,7 @@ __all__ = [
     "holders",
     "path_after_drop",
     "put",
+    "resolve",
     "steps",
     "with_entries",
 ]
@@ -70,6 +71,12 @@ def put(tree: object, path: Path, node: object) -> object:
     if not path:
         return node
     return _with_child(tree, path[0], put(child(tree, path[:1]), path[1:], node))
+
+
+def resolve(tree: object, dotted: str) -> Path | None:
+    """The path that a dotted text means; None where it leads nowhere. A key may contain dots
+    itself; the shorter key is tried first."""
+    return _resolved(tree, tuple(dotted.split(".")))
 
 
 def drop(tree: object, paths: Iterable[Path]) -> object:
@@ -126,6 +133,20 @@ def holders(tree: object, wanted: Callable[[object], bool]) -> frozenset[int]:
             holding.add(identity)
             found.extend(parents[identity])
     return frozenset(holding)
+
+
+def _resolved(node: object, segments: tuple[str, ...]) -> Path | None:
+    if not segments:
+        return ()
+    keys = dict(steps(node))
+    for end in range(1, len(segments) + 1):
+        text = ".".join(segments[:end])
+        key: object = int(text) if isinstance(node, list | tuple) and text.isdecimal() else text
+        if key in keys:
+            rest = _resolved(keys[key], segments[end:])
+            if rest is not None:
+                return (key, *rest)
+    return None
 
 
 def _parts(node: object) -> Iterable[object]:

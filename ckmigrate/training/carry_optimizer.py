@@ -15,8 +15,8 @@ from ckmigrate.target import Target
 from ckmigrate.target_optimizer import Groups
 from ckmigrate.training.buffers import torch_buffers
 from ckmigrate.training.carried import NOTHING, Carried, Labels
-from ckmigrate.training.layouts import Outside
 from ckmigrate.training.optimizer import carry_optimizers
+from ckmigrate.training.outside import Outside
 from ckmigrate.training.param_groups import NewModel
 from ckmigrate.training.param_names import Given, OldModel
 

@@ -22,8 +22,8 @@ from ckmigrate.training.carry_optimizer import (
 from ckmigrate.training.copies import carry_copy, carry_list
 from ckmigrate.training.copy_names import NotCarried
 from ckmigrate.training.copy_parts import Memory, Moved
-from ckmigrate.training.layouts import Outside
 from ckmigrate.training.optimizer_form import counts_parameters
+from ckmigrate.training.outside import Outside
 
 __all__ = ["carry_state"]
 

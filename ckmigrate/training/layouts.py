@@ -7,33 +7,30 @@ project says. Its names may carry the prefix of a wrapper (DDP, torch.compile, A
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import Stored
-from ckmigrate.formats.companions import is_average_file, is_optimizer_file
 from ckmigrate.formats.state_dict import (
     Rewrite,
     fault_of,
     is_extra_state,
     is_state_dict,
-    kind_of,
     rewritten,
     shared_views,
     wrapper_prefix,
 )
 from ckmigrate.formats.tree import Tensor
-from ckmigrate.formats.tree_paths import Path, child, drop, entries_of, holders, put, steps
-from ckmigrate.training.known_layouts import MOMENTS, PLAIN, known_layout
-from ckmigrate.training.resemblance import resembling
+from ckmigrate.formats.tree_paths import Path, child, drop, entries_of, put, resolve
+from ckmigrate.training.known_layouts import PLAIN, known_layout
+from ckmigrate.training.outside import Outside, find_outside, is_optimizer
 
 __all__ = [
     "KNOWN_KEYS",
     "WRAPPERS",
     "Layout",
-    "Outside",
     "drop_outside",
     "find_weights",
     "layout_at",
@@ -44,28 +41,7 @@ KNOWN_KEYS = PLAIN.weights
 WRAPPERS = ("module", "_orig_mod")
 
 _DEPTH_OF_CHOICES = 3
-_MAX_DEPTH = 100
-_MAX_STEPS = 10_000_000
 _MAX_CHOICES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Tensors of a training run that are not the weights.
-
-    path         keys and list indices from the top of the tree
-    kind         "optimizer": a dict of `state` and `param_groups`; "copy": a mapping that repeats
-                 names of the weights, such as an EMA, or several tensors with shapes of weights;
-                 "other": random states, normalisation …
-    description  one short phrase for a report
-    is_readable  whether it stands at `path` in `Stored.state_tree`; otherwise the description says
-                 why not, and it can only be left as it is or left out
-    """
-
-    path: Path
-    kind: Literal["optimizer", "copy", "other"]
-    description: str
-    is_readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,68 +97,13 @@ def find_weights(
     else:
         path = _found(stored.tree, where)
     layout = layout_at(stored.tree, path, wrappers=wrappers)
-    outside: tuple[Outside, ...] = ()
-    if path or stored.is_flat:  # otherwise everything in the tree is inside
-        found = _Search(stored, layout, tuple(wrappers)).run()
-        outside = _told_apart(tuple(found), stored.state_tree, layout)
-        outside = _by_place(outside, stored.state_tree, optimizers, copies)
+    outside = find_outside(
+        stored, path, layout.entries, wrappers=wrappers, optimizers=optimizers, copies=copies
+    )
     if path:
         top = entries_of(stored.tree) or {}
         layout = replace(layout, saved_as=known_layout(top).title(top))
-    unread = _unread(stored, {str(o.path[0]) for o in outside if o.kind == "optimizer"})
-    return replace(layout, training_state=(*outside, *unread))
-
-
-def _unread(stored: Stored, known: Collection[str]) -> Iterator[Outside]:
-    """Files beside the weights whose names promise training state that was not found in them."""
-    names = stored.folder.others if stored.folder else ()
-    for name in names:
-        fault = stored.beside.faults.get(name)
-        if is_optimizer_file(name) and name not in known:
-            why = fault or "no state and param_groups stand in it"
-            what = f"a file of optimizer state that cannot be changed: {why}"
-            yield Outside((name,), "optimizer", what, is_readable=False)
-        elif fault is not None and is_average_file(name):
-            what = f"a file of averaged weights that cannot be changed: {fault}"
-            yield Outside((name,), "copy", what, is_readable=False)
-
-
-def _told_apart(outside: tuple[Outside, ...], tree: object, layout: Layout) -> tuple[Outside, ...]:
-    """With the copies of weights that go by other names, or by none."""
-    others = [(o.path, child(tree, o.path)) for o in outside if o.kind == "other"]
-    copies = resembling(others, layout.entries.values())
-    return tuple(
-        replace(o, kind="copy", description=f"{copies[o.path]} tensors, with shapes of weights")
-        if o.path in copies
-        else o
-        for o in outside
-    )
-
-
-def _by_place(
-    outside: tuple[Outside, ...], tree: object, optimizers: Sequence[str], copies: Sequence[str]
-) -> tuple[Outside, ...]:
-    """What the project says of a place goes before what stands there looks like. Where optimizers
-    usually are, nothing is a copy of weights: moments by the names of weights look like one."""
-    told = dict.fromkeys(_places(tree, optimizers), "optimizer")
-    told |= dict.fromkeys(_places(tree, copies), "copy")
-    usual = {(key,) for key in known_layout(entries_of(tree) or {}).optimizers}
-
-    def kind(one: Outside) -> Literal["optimizer", "copy", "other"]:
-        for end in range(len(one.path), 0, -1):
-            found = told.get(one.path[:end])
-            if found is not None:
-                return "optimizer" if found == "optimizer" else "copy"
-        is_usual = one.path[:1] in usual or not MOMENTS.isdisjoint(map(str, one.path))
-        return "optimizer" if one.kind == "copy" and is_usual else one.kind
-
-    return tuple(replace(one, kind=kind(one)) for one in outside)
-
-
-def _places(tree: object, dotted: Iterable[str]) -> Iterator[Path]:
-    """The paths of those texts that lead somewhere in this file."""
-    found = (_resolve(tree, tuple(text.split("."))) for text in dotted)
-    return (path for path in found if path)
+    return replace(layout, training_state=outside)
 
 
 def layout_at(tree: object, path: Path, *, wrappers: Sequence[str] = WRAPPERS) -> Layout:
@@ -258,7 +179,7 @@ def _found(tree: object, where: str) -> Path:
 
 
 def _configured(tree: object, weights: str, where: str) -> Path:
-    path = () if weights == "." else _resolve(tree, tuple(weights.split(".")))
+    path = () if weights == "." else resolve(tree, weights)
     if path is None:
         what = f"there is nothing at {weights!r}, where the weights should be"
         raise StorageError("CKM732", what, where=where, **_choices(tree, _candidates(tree)))
@@ -268,21 +189,6 @@ def _configured(tree: object, weights: str, where: str) -> Path:
         choices = _choices(tree, _candidates(tree))
         raise StorageError("CKM733", what, where=where, why=why, **choices)
     return path
-
-
-def _resolve(node: object, segments: tuple[str, ...]) -> Path | None:
-    """The path of a dotted text; a key may contain dots itself, the shorter key is tried first."""
-    if not segments:
-        return ()
-    keys = dict(steps(node))
-    for end in range(1, len(segments) + 1):
-        text = ".".join(segments[:end])
-        key: object = int(text) if isinstance(node, list | tuple) and text.isdecimal() else text
-        if key in keys:
-            rest = _resolve(keys[key], segments[end:])
-            if rest is not None:
-                return (key, *rest)
-    return None
 
 
 def _candidates(tree: object) -> list[Path]:
@@ -296,7 +202,7 @@ def _candidates(tree: object) -> list[Path]:
         for path, node in inner:
             if is_state_dict(node):
                 found.append(path)
-            elif id(node) not in seen and not _is_optimizer(node):
+            elif id(node) not in seen and not is_optimizer(node):
                 seen.add(id(node))
                 level.append((path, node))
     return found
@@ -330,111 +236,3 @@ def _choices(tree: object, paths: Sequence[Path]) -> _Choices:
 
 def _dotted(path: Path) -> str:
     return ".".join(map(str, path)) or "."
-
-
-# --- what lies outside ------------------------------------------------------------------------
-
-
-class _Search:
-    """One walk over everything but the weights; bounded, since the tree is a stranger's."""
-
-    def __init__(self, stored: Stored, layout: Layout, wrappers: tuple[str, ...]) -> None:
-        self.tree = stored.state_tree
-        self.weights = None if stored.is_flat else layout.path
-        self.entries = layout.entries
-        self.wrappers = wrappers
-        self.where = str(stored.path)
-        self.holding = holders(self.tree, lambda n: isinstance(n, Tensor) or _is_optimizer(n))
-        self.steps = 0
-
-    def run(self) -> Iterator[Outside]:
-        return self.walk(self.tree, ())
-
-    def walk(self, node: object, path: Path) -> Iterator[Outside]:
-        if path == self.weights or id(node) not in self.holding:
-            return
-        inner = dict(steps(node))
-        self.steps += 1 + len(inner)
-        if len(path) > _MAX_DEPTH or self.steps > _MAX_STEPS:
-            what = "the checkpoint is nested too deeply, or shares its parts too often"
-            raise StorageError("CKM734", what, where=self.where, fix="save it without such objects")
-        above = path == (self.weights or ())[: len(path)]
-        found = None if above else self.classify(node, inner, path)
-        if found is not None:
-            yield found
-            return
-        for key, part in inner.items():
-            yield from self.walk(part, (*path, key))
-
-    def classify(self, node: object, inner: Mapping[object, object], path: Path) -> Outside | None:
-        """What this node is as a whole; None when it has to be looked into."""
-        if _is_optimizer(node):
-            return Outside(path, "optimizer", _describe_optimizer(node))
-        if isinstance(node, Tensor):
-            return Outside(path, "other", f"tensor {node.spec}")
-        tensors = sum(isinstance(part, Tensor) for part in inner.values())
-        if self.repeats_weights(inner):
-            return Outside(path, "copy", f"copy of weights, {tensors} tensors")
-        if not inner:
-            return Outside(path, "other", f"tensors inside {kind_of(node)}")
-        return Outside(path, "other", f"{tensors} tensors") if tensors == len(inner) else None
-
-    def repeats_weights(self, inner: Mapping[object, object]) -> bool:
-        """Whether there is the name of a weight, or most are names of weights with one more module
-        before them."""
-        tensors = {k: t for k, t in inner.items() if isinstance(k, str) and isinstance(t, Tensor)}
-        if any(self.is_weight(key) for key in tensors):
-            return True
-        inside = sum(self.is_inside(key, tensor) for key, tensor in tensors.items())
-        return 2 * inside > len(tensors)
-
-    def is_inside(self, name: str, tensor: Tensor) -> bool:
-        """Whether a name ends as that of a weight of the same shape."""
-        rest = name
-        while rest and rest not in self.entries:
-            rest = rest.partition(".")[2]
-        return bool(rest) and self.entries[rest].spec.shape == tensor.spec.shape
-
-    def is_weight(self, name: str) -> bool:
-        return name in self.entries or _bare(name, self.wrappers) in self.entries
-
-
-def _is_optimizer(node: object) -> bool:
-    entries = entries_of(node)
-    if entries is not None and _is_flat_optimizer(entries):
-        return True
-    if entries is None or not isinstance(entries.get("param_groups"), list | tuple):
-        return False
-    # Distributed checkpoints leave nothing of an empty mapping.
-    alone = entries.keys() == {"param_groups"} and _are_groups(entries["param_groups"])
-    return alone or entries_of(entries.get("state")) is not None
-
-
-def _are_groups(node: object) -> bool:
-    """Whether a node is groups of parameters as optimizers have them."""
-    groups = [entries_of(part) for part in node] if isinstance(node, list | tuple) else []
-    return bool(groups) and all(group is not None and "params" in group for group in groups)
-
-
-def _is_flat_optimizer(entries: Mapping[object, object]) -> bool:
-    """State that torch has flattened for distributed checkpoints: `state.layer.weight.exp_avg` and
-    `param_groups.layer.weight.lr`; or groups alone, of an optimizer that keeps no state."""
-    flat = all(isinstance(key, str) and "." in key for key in entries)
-    heads = {str(key).partition(".")[0] for key in entries} if flat else set()
-    return "param_groups" in heads and heads <= {"state", "param_groups"}
-
-
-def _describe_optimizer(node: object) -> str:
-    entries = entries_of(node) or {}
-    if _is_flat_optimizer(entries):
-        return f"optimizer state, {sum(isinstance(v, Tensor) for v in entries.values())} tensors"
-    state = entries_of(entries.get("state")) or {}
-    return f"optimizer state of {len(state)} parameters"
-
-
-def _bare(name: str, wrappers: Sequence[str]) -> str:
-    head, _, rest = name.partition(".")
-    while rest and head in wrappers:
-        name = rest
-        head, _, rest = name.partition(".")
-    return name
