@@ -5,6 +5,9 @@ What both packages have in common is tested with the one that is installed.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ckmigrate import CkmigrateError, MigratedOnLoad
 from ckmigrate.errors import NotStamped
+from tests.cli_project import ROOT
 from tests.projects import Zoo, names_in, revision
 
 pytest.importorskip("pytorch_lightning", reason="Lightning is not installed; CI has it")
@@ -248,3 +252,41 @@ def test_without_a_project_it_fails_before_anything_is_trained(
     with pytest.raises(CkmigrateError) as caught:
         CheckpointMigration()
     assert caught.value.code == "CKM201"
+
+
+# --- several processes ------------------------------------------------------------------------
+
+RANKS = """
+import sys, warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+import pytorch_lightning as pl
+from ckmigrate.pytorch_lightning import CheckpointMigration
+from tests.test_lightning import New, data
+
+root = Path(sys.argv[1])
+callback = CheckpointMigration(project=root / "zoo", folder=root / "temporary")
+run = pl.Trainer(default_root_dir=root, accelerator="cpu", devices=2, strategy="ddp", max_epochs=3,
+    logger=False, enable_progress_bar=False, enable_checkpointing=False, callbacks=[callback])
+model = New()
+run.fit(model, data(), ckpt_path=root / "old.ckpt")
+run.save_checkpoint(root / "new.ckpt")
+(root / f"rank-{run.global_rank}").write_text(f"{run.current_epoch} {model.body.weight.sum()}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_resume_from_one_copy(zoo: Zoo, tmp_path: Path) -> None:
+    trained(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(script), str(tmp_path)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    first, second = ((tmp_path / f"rank-{number}").read_text() for number in (0, 1))
+    assert first == second
+    assert first.startswith("3 ")
+    assert names_in(tmp_path / "temporary") == []
+    assert identity(zoo, tmp_path / "new.ckpt") == (revision(1), "tag")

@@ -208,13 +208,18 @@ def test_a_tied_name_that_the_file_leaves_out_is_found(tmp_path: Path) -> None:
 
 def test_modules_that_keep_their_weights_in_further_places_work_on(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path / "zoo", 'ck.rename("rnn.**", "lstm.**")')
-    reference = nn.ModuleDict({"lstm": nn.LSTM(2, 3)})
-    model = nn.ModuleDict({"lstm": nn.LSTM(2, 3)})
-    state = {name.replace("lstm", "rnn"): tensor for name, tensor in reference.state_dict().items()}
+    reference, lstm = nn.LSTM(2, 3), nn.LSTM(2, 3)
+    state = {f"rnn.{name}": tensor for name, tensor in reference.state_dict().items()}
+    model = nn.ModuleDict({"lstm": lstm})
     with behind():
         ckmigrate.load(zoo.save(state), model, project=zoo.folder, from_revision="base")
     inputs = torch.randn(4, 2)
-    assert torch.equal(model["lstm"](inputs)[0], reference["lstm"](inputs)[0])
+    assert torch.equal(lstm(inputs)[0], reference(inputs)[0])
+    # What is trained is what computes.
+    with torch.no_grad():
+        lstm.weight_ih_l0.add_(1)
+        reference.weight_ih_l0.add_(1)
+    assert torch.equal(lstm(inputs)[0], reference(inputs)[0])
 
 
 class Counting(nn.Module):
@@ -406,6 +411,18 @@ def test_computed_tensors_are_loaded(tmp_path: Path) -> None:
     with behind():
         ckmigrate.load(path, model, project=zoo.folder, from_revision="base")
     assert inner.weight.tolist() == [[2, 2], [2, 2]]
+
+
+def test_a_system_without_files_in_memory_takes_one_without_a_name(
+    zoo: Zoo, old: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.memfd_create")
+    path, model = zoo.save(old), New()
+    files = names_in(zoo.folder)
+    with behind():
+        ckmigrate.load(path, model, project=zoo.folder)
+    assert same(model.state_dict(), migrated(old))
+    assert names_in(zoo.folder) == files
 
 
 # --- with an optimizer ------------------------------------------------------------------------
