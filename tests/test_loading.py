@@ -217,8 +217,8 @@ def test_modules_that_keep_their_weights_in_further_places_work_on(tmp_path: Pat
     assert torch.equal(lstm(inputs)[0], reference(inputs)[0])
     # What is trained is what computes.
     with torch.no_grad():
-        lstm.weight_ih_l0.add_(1)
-        reference.weight_ih_l0.add_(1)
+        lstm.get_parameter("weight_ih_l0").add_(1)
+        reference.get_parameter("weight_ih_l0").add_(1)
     assert torch.equal(lstm(inputs)[0], reference(inputs)[0])
 
 
