@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim.swa_utils import AveragedModel
 
 from ckmigrate.errors import StorageError
@@ -417,3 +421,23 @@ def test_a_renamed_optimizer_changes_in_place(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(moments, again, strict=True))
     take_back(source)
     assert digest(source) == before
+
+
+def test_the_whole_state_of_accelerate_with_fsdp_goes_by_name(tmp_path: Path) -> None:
+    zoo, model = project(tmp_path / "p", known=False), Old()
+    optimizer = decaying(model)
+    step(model, optimizer)
+    source = zoo.folder / "state"
+    source.mkdir()
+    torch.save(model.state_dict(), source / "pytorch_model_fsdp.bin")
+    torch.save(get_optimizer_state_dict(model, optimizer), source / "optimizer.bin")
+    new = zoo.upgrade(source, "new")
+    assert set(os.listdir(new)) == set(os.listdir(source))
+    fresh = new_model(zoo)
+    again = decaying(fresh)
+    again.step()  # so that it is complete, as FSDP makes it
+    set_optimizer_state_dict(fresh, again, torch.load(new / "optimizer.bin", weights_only=True))
+    found = by_name(fresh, again)
+    for name, fields in wanted_moments(by_name(model, optimizer)).items():
+        assert all(torch.equal(found[name][field], value) for field, value in fields.items())
+    assert not found["scale"]["exp_avg"].any()

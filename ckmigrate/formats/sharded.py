@@ -35,7 +35,11 @@ __all__ = ["CONFIG", "JSON_ROOTS", "folder_of", "holds_weights", "is_index_name"
 CONFIG: Final = "config.json"
 JSON_ROOTS: Final = ("config", "index")
 
-_KINDS: Final[tuple[tuple[str, str], ...]] = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+_KINDS: Final[tuple[tuple[str, str], ...]] = (
+    ("model", ".safetensors"),
+    ("pytorch_model", ".bin"),
+    ("pytorch_model_fsdp", ".bin"),  # accelerate, of all ranks in one file
+)
 
 ReadFile = Callable[[Path], Stored]
 ReadText = Callable[[Path], bytes]
