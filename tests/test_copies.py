@@ -577,3 +577,35 @@ def test_a_list_follows_a_new_order_of_the_model_though_no_weight_changes(tmp_pa
     assert torch.equal(found["ema"][0], ema[1])
     assert torch.equal(found["ema"][1], ema[0])
     assert same(found["best"], state)
+
+
+# --- edits of metadata beside them ------------------------------------------------------------
+
+
+def test_metadata_inside_a_copy_can_be_edited_in_the_same_revision(tmp_path: Path) -> None:
+    script = """
+    ck.rename("a", "z")
+    ck.meta.set("ema.decay", 0.5)
+    ck.meta.rename("runs.0.avg.n", "runs.0.avg.updates")
+    """
+    zoo = Zoo(tmp_path, script)
+    runs = [{"avg": {"n": 3, **weights(2)}}]
+    old = zoo.save({"model": weights(), "ema": {"decay": 0.9, **weights(1)}, "runs": runs})
+    found = content(zoo.upgrade(old))
+    assert found["ema"]["decay"] == 0.5
+    assert torch.equal(found["ema"]["z"], weights(1)["a"])
+    assert found["runs"][0]["avg"]["updates"] == 3
+    assert torch.equal(found["runs"][0]["avg"]["z"], weights(2)["a"])
+
+
+class Shadow:
+    """An average as people write it: an object with a dict of tensors in it."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self.shadow = values
+
+
+def test_a_copy_inside_an_object_is_refused(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path, SCRIPT, config=f'carry = ["{__name__}.*"]')
+    old = zoo.save({"model": weights(), "ema": Shadow(weights(1))})
+    assert f"it is a {__name__}.Shadow" in reasons(zoo.refusal(old))
