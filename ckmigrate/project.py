@@ -113,7 +113,7 @@ def find_project(start: Path, *, config: Path | None = None) -> Project:
     """The project that a folder belongs to: the nearest configuration in it or above it.
 
     `config` names the file instead, or its folder. Raises UsageError: CKM201 (none), CKM202
-    (unknown key), CKM203 (wrong type or value), CKM207 (unreadable file), CKM208 (two
+    (unknown key), CKM203 (wrong type or value), CKM207 (unreadable file), CKM240 (two
     configurations in one folder).
     """
     if config is not None and not config.is_dir():
@@ -222,12 +222,12 @@ def _configurations(root: Path) -> list[Path]:
 
 
 def _configuration(root: Path) -> Path | None:
-    """The file in one folder that configures us; UsageError CKM208 where two do."""
+    """The file in one folder that configures us; UsageError CKM240 where two do."""
     found = _configurations(root)
     if len(found) > 1:
         what, why = "two configurations in one folder", "only one of them would be used"
         fix = f"Keep either {_CONFIG} or the section [tool.ckmigrate]."
-        raise UsageError("CKM208", what, where=str(root), why=why, fix=fix)
+        raise UsageError("CKM240", what, where=str(root), why=why, fix=fix)
     return found[0] if found else None
 
 

@@ -83,7 +83,7 @@ class Subject:
         if self.replays:
             raise SkipTest(f"model '{model}' has no base snapshot ({path})")
         raise VerificationError(
-            "CKM630",
+            "CKM637",
             f"model '{model}' has no base snapshot, so its migrations cannot be tried",
             where=str(path),
             why="It says which tensors a checkpoint had before the first migration.",

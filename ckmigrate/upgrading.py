@@ -222,7 +222,7 @@ class _Goal:
             )
         if not self.wants_folder and not from_folder and self.path.is_dir():
             fix = f"Name a file in it: {self.path}/new.pt"
-            raise UsageError("CKM232", f"{self.path} is a folder", fix=fix)
+            raise UsageError("CKM232", f"the output {self.path} is a folder", fix=fix)
 
     def destination(self, revision: str | None) -> Destination:
         """The destination of a source that is at `revision`."""

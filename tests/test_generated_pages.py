@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -47,6 +48,33 @@ def test_every_code_in_the_source_is_on_the_page_with_a_message() -> None:
     rows = dict(re.findall(r"^\| `(CKM\d{3})` \| (.+) \|$", page, re.MULTILINE))
     assert used == set(rows)
     assert all(re.search(r"\w{2}", said) for said in rows.values())
+
+
+def test_a_code_has_one_message_or_a_meaning_that_its_messages_share() -> None:
+    made = generator("errors")
+    places = made["raised"]()
+    several = {p.code for p in places if len(made["messages"](p.code, places)) > 1}
+    assert several == set(made["MEANINGS"]), "say in MEANINGS what they have in common, or split"
+    meanings = list(made["MEANINGS"].values())
+    assert len(set(meanings)) == len(meanings)
+
+
+def test_two_codes_do_not_share_a_message() -> None:
+    made = generator("errors")
+    places, codes = made["raised"](), defaultdict(set)
+    for place in places:
+        for text in made["messages"](place.code, [place]):
+            codes[text].add(place.code)
+    assert {text for text, found in codes.items() if len(found) > 1} == set()
+
+
+def test_every_code_that_is_mentioned_exists() -> None:
+    made = generator("errors")
+    known = {place.code for place in made["raised"]()}
+    told = [*(ROOT / "ckmigrate").rglob("*.py"), *DOCS.glob("*.md"), *ROOT.glob("*.md")]
+    for path in told:
+        mentioned = set(re.findall(r"\bCKM[2-7]\d{2}\b", path.read_text(encoding="utf-8")))
+        assert mentioned <= known, path
 
 
 def test_the_sections_of_the_page_are_the_classes_of_errors() -> None:

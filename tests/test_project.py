@@ -135,7 +135,7 @@ def test_no_configuration_says_how_to_start(tmp_path: Path) -> None:
 
 def test_two_configurations_in_one_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.ckmigrate]\n")
-    assert refusal(tmp_path, "").code == "CKM208"
+    assert refusal(tmp_path, "").code == "CKM240"
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def _replay(project: Project, known: dict[str, Replay], model: str | None) -> Re
         return known[model or ""]
     what = f"model '{model}' has no base snapshot" if model else "no model was chosen"
     raise UsageError(
-        "CKM249",
+        "CKM246",
         what if known else "there is no base snapshot",
         where=str(project.snapshot_path("any").parent),
         why="a program has the names and shapes of one model",

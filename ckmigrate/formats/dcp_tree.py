@@ -77,7 +77,7 @@ def _leaves(
         yield path, node
     elif len(path) > _DEEPEST:
         what = "the checkpoint is nested too deeply for a distributed checkpoint"
-        raise StorageError("CKM735", what, fix="Write a .pt file.")
+        raise StorageError("CKM736", what, fix="Write a .pt file.")
     elif entries is not None:
         for key, part in entries.items():
             yield from _leaves(part, (*path, str(key)), whole)

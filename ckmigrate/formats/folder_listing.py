@@ -27,7 +27,7 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """What is in a folder; links to files count as files. StorageError CKM765 for too much."""
+    """What is in a folder; links to files count as files. StorageError CKM769 for too much."""
     files: dict[str, FileIdentity] = {}
     empty: list[str] = []
     odd: list[str] = []
@@ -46,7 +46,7 @@ def list_folder(root: Path) -> Listing:
                 files[inside + name] = identity
         if len(files) > _MOST_FILES:
             raise StorageError(
-                "CKM765",
+                "CKM769",
                 f"{root.name or root} holds more than {_MOST_FILES} files",
                 where=str(root),
                 why="All files of the folder belong to the checkpoint and are carried along.",

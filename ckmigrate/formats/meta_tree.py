@@ -129,7 +129,7 @@ def _spellings(text: str) -> tuple[object, ...]:
 def _existing(tree: object, path: str) -> Path:
     found = _find(tree, path.split("."))
     if found is None:
-        raise _unknown(tree, path, f"the checkpoint has no entry {path!r}")
+        raise _unknown(tree, path, f"the metadata have no entry {path!r}")
     return found
 
 

@@ -167,7 +167,7 @@ def _drop_twin(specs: Schemas, name: str, other: str, reason: str) -> Step:
     if other not in specs or other == name or specs[other] != specs[name]:
         found = str(specs[other]) if other in specs else "not there"
         raise refuse(
-            "CKM531",
+            "CKM523",
             f"'{name}' is expected to equal '{other}'",
             why=f"'{name}' is {specs[name]}, '{other}' is {found}.",
             fix="Name another entry of the same shape and dtype in expect=.",
