@@ -19,7 +19,7 @@ from ckmigrate.output import folder_format
 from ckmigrate.report.undone import undone_text
 from ckmigrate.report.units import counted
 
-__all__ = ["Watcher", "Way", "write_checkpoint"]
+__all__ = ["Watcher", "Way", "changes", "write_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def write_checkpoint(
             prepared = decide(path)
             for note in prepared.notes:
                 watcher.note(note)
-            if way.skips and not _changes(prepared):
+            if way.skips and not changes(prepared):
                 return prepared
             outcome = _carried_out(prepared, place(prepared), way, watcher, lock)
     except KeyboardInterrupt as interrupt:
@@ -105,7 +105,7 @@ def _carried_out(
     )
 
 
-def _changes(prepared: Prepared) -> bool:
+def changes(prepared: Prepared) -> bool:
     """Whether the file would differ, be it in what lies beside the weights only."""
     request, layout = prepared.request, prepared.opened.layout
     policy = {"optimizer": request.optimizer, "copy": request.ema}

@@ -268,3 +268,70 @@ def test_a_dry_run_looks_at_what_the_run_would_take(toy: Toy, runs: Path) -> Non
     wet = toy.run("upgrade", "runs/a", "--in-place", "--no-model", "--json").json
     assert [result["path"] for result in wet["results"]] == ["runs/a/last.safetensors"]
     assert wet["skipped"] == {"second_names": 1}
+
+
+@JOBS
+def test_a_batch_that_is_repeated_finds_its_results(toy: Toy, runs: Path, jobs: int) -> None:
+    (runs / "b" / "last.safetensors").unlink()
+    (runs / "c" / "last.safetensors").unlink()
+    arguments = ["upgrade", "runs", "--out-dir", "out", "--no-model", "--jobs", jobs]
+    assert toy.run(*arguments).code == 0
+    before = digests(toy.root / "out")
+    again = toy.run(*arguments, "--json")
+    assert (again.code, outcomes(again.json)) == (0, ["done", "current", "done"])
+    assert (again.json["summary"]["done"], again.json["summary"]["written"]) == (2, 0)
+    assert again.json["results"][0]["output"] == "out/a/last.safetensors"
+    assert digests(toy.root / "out") == before
+    assert "already done" in toy.run(*arguments).out
+    assert outcomes(toy.run(*arguments, "--overwrite", "--json").json)[0] == "written"
+
+
+def test_a_result_of_another_source_or_revision_is_no_result(toy: Toy) -> None:
+    (toy.root / "runs").mkdir()
+    path = toy.checkpoint("runs/one.safetensors")
+    arguments = ["upgrade", "runs", "--out-dir", "out", "--no-model"]
+    assert toy.run(*arguments, "--to", "2").code == 0
+    result = toy.root / "out" / "one.safetensors"
+    whole = result.read_bytes()
+    assert "error[CKM751]" in toy.run(*arguments).err
+    assert toy.run(*arguments, "--to", "2").code == 0
+    path.touch()
+    assert "error[CKM751]" in toy.run(*arguments, "--to", "2").err
+    result.write_bytes(whole[:-1])
+    assert "error[CKM751]" in toy.run(*arguments, "--to", "2").err
+    assert result.read_bytes() == whole[:-1]
+    # One file that is named is always written, so that its result must not be there.
+    result.write_bytes(whole)
+    one = ["upgrade", "runs/one.safetensors", "--out-dir", "out", "--no-model", "--to", "2"]
+    assert "error[CKM751]" in toy.run(*one).err
+
+
+def test_stamped_results_are_found_too(toy: Toy) -> None:
+    (toy.root / "runs").mkdir()
+    toy.checkpoint("runs/one.safetensors")
+    arguments = ["stamp", "runs", "base", "--out-dir", "out", "--no-model", "--json"]
+    assert outcomes(toy.run(*arguments).json) == ["written"]
+    assert outcomes(toy.run(*arguments).json) == ["done"]
+
+
+def test_copies_of_what_is_current_do_not_count_as_upgraded(toy: Toy, runs: Path) -> None:
+    (runs / "b" / "last.safetensors").unlink()
+    (runs / "c" / "last.safetensors").unlink()
+    arguments = ["upgrade", "runs", "--out-dir", "out", "--no-model", "--copy-current"]
+    ran = toy.run(*arguments, "--json")
+    assert outcomes(ran.json) == ["written", "copied", "written"]
+    assert (ran.json["summary"]["written"], ran.json["summary"]["copied"]) == (2, 1)
+    assert sorted(digests(toy.root / "out"))[1] == "d/last.safetensors"
+
+
+def test_verify_of_many_ends_with_a_table(toy: Toy, runs: Path) -> None:
+    ran = toy.run("verify", "runs", "--no-model")
+    rows = ran.out.partition("\n\n")[2].splitlines()
+    assert rows[0].startswith("5 checkpoints, ")
+    assert [row.split()[:2] for row in rows[1:3]] == [["verified", "3"], ["failed", "2"]]
+    assert len(rows) == 5
+    counts = toy.run("verify", "runs", "--no-model", "--json").json["summary"]
+    assert (counts["verified"], counts["failed"]) == (3, 2)
+    assert len(toy.run("verify", "runs/d", "runs/e", "--no-model", "-q").out.splitlines()) == 5
+    one = toy.run("verify", "runs/d/last.safetensors", "--no-model")
+    assert len(one.out.splitlines()) == 1

@@ -231,3 +231,30 @@ def on_terminal(
         reader.join(timeout=10)
     os.close(main)
     return b"".join(shown).decode(), code
+
+
+def test_verify_shows_a_bar_over_many(toy: Toy) -> None:
+    (toy.root / "runs").mkdir()
+    for name in "ab":
+        toy.checkpoint(f"runs/{name}.safetensors", **{"old.counter": (300_000,)})
+    body = "from ckmigrate.cli import progress\nprogress.LONG = 1"
+    env = slowed(toy.root / "site", body)
+    main, side = pty.openpty()
+    with subprocess.Popen(
+        command("verify", "runs", "--no-model"),
+        cwd=toy.root,
+        env=toy.environment(env),
+        stdout=subprocess.PIPE,
+        stderr=side,
+    ) as process:
+        os.close(side)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(main, 1 << 16)
+            except OSError:
+                break
+        process.communicate(timeout=60)
+    os.close(main)
+    assert "1/2 files" in shown.decode()
+    assert "reading b.safetensors" in shown.decode()

@@ -190,14 +190,24 @@ def test_out_dir_is_made_for_the_first_result_and_not_before(toy: Toy) -> None:
     [
         (["upgrade", "old.pt"], "ckmigrate upgrade old.pt -o new.pt"),
         (["upgrade", "new.pt"], "ckmigrate upgrade new.pt -o newer.pt"),
-        (["downgrade", "a b.pt", "--to", "1"], "ckmigrate downgrade 'a b.pt' --to REV -o new.pt"),
-        (["stamp", "old.pt", "head"], "ckmigrate stamp old.pt REV -o new.pt"),
+        (["downgrade", "a b.pt", "--to", "1"], "ckmigrate downgrade 'a b.pt' --to 1 -o new.pt"),
+        (["stamp", "old.pt", "head"], "ckmigrate stamp old.pt head -o new.pt"),
+        (["upgrade", "old.pt", "--to", "base"], "ckmigrate upgrade old.pt --to base -o new.pt"),
+        (["upgrade", "a.pt", "b.pt"], "ckmigrate upgrade a.pt b.pt --out-dir DIR"),
     ],
 )
 def test_the_example_of_a_place_would_be_accepted(
     toy: Toy, arguments: list[str], example: str
 ) -> None:
     assert f"For example: {example}\n" in toy.run(*arguments).err
+
+
+def test_a_second_path_that_is_no_file_was_meant_as_the_output(toy: Toy) -> None:
+    toy.checkpoint()
+    err = toy.run("upgrade", "old.safetensors", "new.pt", "--to", "2").err
+    assert "Did you mean: ckmigrate upgrade old.safetensors --to 2 -o new.pt\n" in err
+    toy.checkpoint("new.pt")
+    assert "--out-dir DIR" in toy.run("upgrade", "old.safetensors", "new.pt").err
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ LAYERS = (
     "uncollected opened training.carry_optimizer training.carry_state",
     "remarks placement prepare verify",
     "output leaves_dcp output_dcp output_companions output_folder places",
-    "commuting migrate rebasing patch patch_dcp fast",
+    "commuting migrate rebasing patch patch_dcp fast finished",
     "squash.* lineage",
     "export.*",
     "element_bits synthetic synthetic_state provenance",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckmigrate.report.batch import Line, summary_data, summary_text
+from tests.pages import ROOT, blocks
 
 LINES = [
     Line("runs/a.pt", "written", 5_000_000, 1.5),
@@ -35,9 +36,11 @@ def test_each_verb_has_its_words(verb: str, word: str) -> None:
 
 
 def test_counts_of_all_outcomes_are_in_the_data() -> None:
-    assert summary_data(LINES, 2.0) == {
+    assert summary_data(LINES, 2.0, "upgrade") == {
         "checkpoints": 5,
         "written": 2,
+        "copied": 0,
+        "done": 0,
         "current": 1,
         "failed": 1,
         "interrupted": 0,
@@ -45,3 +48,44 @@ def test_counts_of_all_outcomes_are_in_the_data() -> None:
         "bytes": 12_000_000,
         "seconds": 2.0,
     }
+
+
+def test_a_verb_that_only_reads_has_outcomes_of_its_own() -> None:
+    lines = [Line("a.pt", "verified", 5_000_000, 1.0), LINES[3]]
+    assert summary_text(lines, 1.2, "verify").splitlines()[1:4] == [
+        "2 checkpoints, 5.0 MB, 1.2 s",
+        "  verified  1  5.0 MB  1.0 s",
+        "  failed    1          0.2 s",
+    ]
+    counts = summary_data(lines, 1.2, "verify")
+    assert (counts["verified"], counts["failed"], "written" in counts) == (1, 1, False)
+
+
+def test_copies_and_results_of_an_earlier_run_are_rows_of_their_own() -> None:
+    lines = [Line("a.pt", "copied", 10, 0.1), Line("b.pt", "done", 0, 0.1)]
+    rows = summary_text(lines, 0.2, "upgrade").splitlines()[2:]
+    assert [row.split("  ")[1].strip() for row in rows] == ["copied", "already done"]
+
+
+def test_the_table_on_the_page_is_what_is_printed() -> None:
+    page, web = ROOT / "docs" / "batch.md", "last.ckpt is a web page or an XML answer"
+    fits = "the checkpoint has no tag, and its tensors fit no revision of this history"
+    lines = [
+        Line("runs/a/last.ckpt", "written", 20_000_000_000, 81.0),
+        Line("runs/d/last.ckpt", "written", 21_000_000_000, 90.0),
+        Line("runs/e/last.ckpt", "current", 0, 0.2),
+        Line(
+            "runs/b/last.ckpt",
+            "failed",
+            0,
+            0.1,
+            _failure("CKM709", f"{web}, not the file behind it"),
+        ),
+        Line("runs/c/last.ckpt", "failed", 0, 0.0, _failure("CKM414", fits)),
+    ]
+    (shown,) = (block.text for block in blocks(page) if block.kind == "text")
+    assert summary_text(lines, 92.0, "upgrade").strip() == shown.strip()
+
+
+def _failure(code: str, what: str) -> dict[str, object]:
+    return {"code": code, "what": what}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -117,18 +118,37 @@ def _written(answer: Answer) -> int:
 
 
 def each(
-    session: Session, paths: Sequence[Path], work: Work, *, found: Collection | None = None
+    session: Session,
+    paths: Sequence[Path],
+    work: Work,
+    *,
+    found: Collection | None = None,
+    is_long: bool = False,
 ) -> Answer:
     """The answers of all checkpoints as one: of `found`, or else of those that the paths mean.
-    After Ctrl-C the rest is left alone."""
+    After Ctrl-C the rest is left alone. What is long has a bar, and of many a table at the end."""
     require_paths(session, paths)
     tally = Tally(session, _collected(session, found or collect(paths)))
-    for number, one in enumerate(tally.collection.found):
-        try:
-            tally.add(number, attempt(session, one, work, Watch()))
-        except KeyboardInterrupt as interrupt:
-            return interrupted(session, interrupt, tally.data())
-    return tally.end()
+    collection = tally.collection
+    names = [str(one.relative) for one in collection.found]
+    bar = shown_progress(session, names, lambda: _sizes(collection)) if is_long else nullcontext()
+    try:
+        with bar as board:
+            for number in range(len(names)):
+                begun = time.monotonic()
+                tally.add(number, _tried(tally, number, work, board), time.monotonic() - begun)
+    except KeyboardInterrupt as interrupt:
+        return interrupted(session, interrupt, tally.data())
+    return _summed_up(tally, tally.end()) if is_long else tally.end()
+
+
+def _tried(tally: Tally, number: int, work: Work, board: Board | None) -> Answer:
+    """The answer for one checkpoint, with the bar where there is one."""
+    watch = Watch() if board is None else board.watch(number)
+    answer = attempt(tally.session, tally.collection.found[number], work, watch)
+    if board is not None:
+        board.end(number)
+    return answer
 
 
 def write_all(
@@ -175,17 +195,14 @@ def require_different(
 
 
 def _one_by_one(tally: Tally, work: Work, board: Board | None, *, keep_going: bool) -> None:
-    for number, found in enumerate(tally.collection.found):
+    for number in range(len(tally.collection.found)):
         begun = time.monotonic()
-        watch = Watch() if board is None else board.watch(number)
         try:
-            answer = attempt(tally.session, found, work, watch)
+            answer = _tried(tally, number, work, board)
         except KeyboardInterrupt as interrupt:
             answer = stopped_answer(committed_by(interrupt))
             tally.add(number, answer, time.monotonic() - begun)
             raise
-        if board is not None:
-            board.end(number)
         tally.add(number, answer, time.monotonic() - begun)
         if answer.exit_code and not keep_going:
             return
@@ -202,17 +219,21 @@ def stopped_answer(committed: Committed | None) -> Answer:
 
 def _ended(tally: Tally, interrupt: KeyboardInterrupt | None) -> Answer:
     """The whole answer; what was not begun is in it too."""
-    session = tally.session
     for number in range(len(tally.collection.found)):
         if number not in tally.answers:
             tally.add(number, Answer({"written": False}, "", 0, None, "not tried"))
-    answer, seconds, lines = tally.end(), time.monotonic() - tally.begun, tally.lines()
-    answer = replace(answer, data={**answer.data, "summary": summary_data(lines, seconds)})
+    return _summed_up(tally, tally.end(), interrupt)
+
+
+def _summed_up(tally: Tally, answer: Answer, interrupt: KeyboardInterrupt | None = None) -> Answer:
+    """The answer with the counts of all outcomes; of a batch also as a table."""
+    seconds, lines, verb = time.monotonic() - tally.begun, tally.lines(), tally.session.verb or ""
+    answer = replace(answer, data={**answer.data, "summary": summary_data(lines, seconds, verb)})
     if interrupt is not None:
-        answer = interrupted(session, interrupt, answer.data)
+        answer = interrupted(tally.session, interrupt, answer.data)
     if not tally.collection.is_batch:
         return answer
-    return replace(answer, text=summary_text(lines, seconds, session.verb or ""))
+    return replace(answer, text=summary_text(lines, seconds, verb))
 
 
 def _collected(session: Session, collection: Collection) -> Collection:

@@ -23,8 +23,9 @@ _WAYS = (
     "--out-dir DIR  the same for several files, under their names",
     "--in-place     replace the file; the old version stays as NAME.bak-REVISION",
 )
-_MORE = {"downgrade": " --to REV", "stamp": " REV"}
-"""What a verb needs besides the file, for an example."""
+
+
+_MOST_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +111,12 @@ def place(
     no_backup: bool,
     overwrite: bool,
     verb: str,
+    revision: str | None = None,
     sharded: bool = False,
     fast: bool = False,
 ) -> Placement:
-    """The placement that the options ask for; `sharded` says that an option asks for a folder.
+    """The placement that the options ask for; `sharded` says that an option asks for a folder, and
+    `revision` is what was typed, for the example in an error.
 
     UsageError: CKM230 none or several of the three ways, CKM232 -o for several files or for a
     folder, CKM233 an option that does not go with the way, CKM234 two results for one file.
@@ -121,7 +124,7 @@ def place(
     given = [bool(out), bool(out_dir), in_place]
     paths = [found.path for found in collection.found]
     if sum(given) != 1:
-        raise _no_way(verb, paths[0], sum(given))
+        raise _no_way(verb, paths, revision, sum(given))
     _check_options(in_place=in_place, no_backup=no_backup, overwrite=overwrite, fast=fast)
     path = None if out is None else Path(out)
     folder = sharded or bool(out and out.endswith("/"))
@@ -137,16 +140,34 @@ def place(
     return placement
 
 
-def _no_way(verb: str, path: Path, given: int) -> UsageError:
+def _no_way(verb: str, paths: Sequence[Path], revision: str | None, given: int) -> UsageError:
     what = "say where the result goes" if not given else "the result can go to one place only"
     return UsageError(
         "CKM230",
         what,
         details=_WAYS,
         why="ckmigrate never replaces a checkpoint unasked" if not given else None,
-        fix=f"For example: ckmigrate {verb} {shlex.quote(str(path))}{_MORE.get(verb, '')} "
-        f"-o {shlex.quote(_free_name(path))}",
+        fix=_example(verb, paths, revision),
     )
+
+
+def _example(verb: str, paths: Sequence[Path], revision: str | None) -> str:
+    """The command as it was typed, with a place; a second path that is no file was meant as one."""
+    *others, last = paths
+    is_place = len(others) == 1 and others[0].exists() and not last.exists()
+    sources = others if is_place else paths
+    if is_place:
+        place = f"-o {shlex.quote(str(last))}"
+    elif len(paths) > 1:
+        place = "--out-dir DIR"
+    else:
+        place = f"-o {shlex.quote(_free_name(last))}"
+    quoted = [shlex.quote(str(path)) for path in sources[:_MOST_SHOWN]]
+    quoted += ["…"] if len(sources) > _MOST_SHOWN else []
+    option = [] if verb == "stamp" else ["--to"]
+    at = [*option, shlex.quote(revision)] if revision is not None else []
+    word = "Did you mean" if is_place else "For example"
+    return f"{word}: ckmigrate {' '.join([verb, *quoted, *at, place])}"
 
 
 def _free_name(path: Path) -> str:
@@ -188,5 +209,5 @@ def _check_out(out: Path, paths: Sequence[Path], *, folder: bool) -> None:
     from ckmigrate.formats.sharded import folder_of
 
     if out.is_dir() and not folder and not folder_of(paths[0]).is_dir():
-        what = f"{out} is a folder"
+        what = f"the output {out} is a folder"
         raise UsageError("CKM232", what, fix=f"Use --out-dir {out}, or name a file in it.")

@@ -25,6 +25,9 @@ _PATIENCE = 1.0
 
 _NAMES = 2
 
+_COUNTED = ("write", "read")
+"""Phases whose bytes are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:
@@ -63,7 +66,7 @@ class Board:
         """A phase of one checkpoint begins."""
         written = self.at.get(number, ("", 0))[1]
         self.at[number] = (kind, written)
-        if kind == "write":
+        if kind in _COUNTED:
             self.sizes[number] = total
         self._show()
         if self.bar is not None:
@@ -118,7 +121,7 @@ class Board:
         """Whether a bar is worth its place. One checkpoint is judged by what it writes."""
         if len(self.names) == 1:
             kind, _ = self.at.get(0, ("", 0))
-            return kind == "write" and self.sizes[0] > LONG
+            return kind in _COUNTED and self.sizes[0] > LONG
         more = self.finished < len(self.names)
         late = time.monotonic() - self.begun > _PATIENCE
         return more and (sum(self.sizes) > LONG or late)

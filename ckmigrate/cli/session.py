@@ -46,8 +46,10 @@ class Answer:
     text       the same for a person; printed on stdout at once
     exit_code  0, or the code of the table in the top-level help
     error      the error of `error_data`, where the answer is a failure
-    outcome    what became of a checkpoint that was to be written: "written", "current" (nothing to
-               do), "failed", "interrupted" or "not tried"; None where nothing is written
+    outcome    what became of a checkpoint that was to be written: "written", "copied" (nothing to
+               migrate), "done" (the result of an earlier run is there), "current" (left alone),
+               "failed", "interrupted" or "not tried"; of one that was verified: "verified"; None
+               where a verb only tells something
     """
 
     data: Mapping[str, object] = field(default_factory=dict)

@@ -24,8 +24,9 @@ from ckmigrate.cli.options import (
 )
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
+from ckmigrate.cli.skipping import finished, resumes, skips_current
 from ckmigrate.cli.unfit import told_of_the_file
-from ckmigrate.cli.upgrade import BATCH, OUTPUT, find, skips_current, write
+from ckmigrate.cli.upgrade import BATCH, OUTPUT, find, write
 from ckmigrate.errors import IdentifyError, VerificationError
 from ckmigrate.identify import Replay
 from ckmigrate.migrate import Prepared, Request, finding_once, prepare, replays
@@ -69,24 +70,27 @@ def command(
     batch = {name: options.pop(name) for name in BATCH}
     _require_order(session, paths, revision)
     collection = find(session, paths, output)
-    placement = place(collection, verb="stamp", **output)
+    placement = place(collection, verb="stamp", revision=revision, **output)
     project = session.project()
     wanted = resolve(session.history(project), revision)
     text = wanted or "base"
     use_model = not no_model and bool(project.models)
     request = make_request(to=text, from_revision=text, use_model=use_model, **options)
-    job = Stamping(placement, request, wanted, skips_current(collection, output, batch))
+    skips = skips_current(collection, output, batch)
+    job = Stamping(placement, request, wanted, skips, resumes(collection, placement))
     return write_all(session, collection, job, jobs=batch["jobs"], keep_going=batch["keep_going"])
 
 
 @dataclass(frozen=True, slots=True)
 class Stamping:
-    """The job of `stamp`; `skips` says that what bears the tag already is not written."""
+    """The job of `stamp`; `skips` says that what bears the tag already is not written, `resumes`
+    that a result which an earlier run has finished is left as it is."""
 
     placement: Placement
     request: Request
     wanted: str | None
     skips: bool
+    resumes: bool
 
     def begin(self, session: Session) -> Work:
         """Read the project, its history and its snapshots."""
@@ -108,6 +112,8 @@ class Stamping:
             return _kept(prepared) if _is_stamped(prepared) else prepared
 
         def one(found: Found, watch: Watch) -> Answer:
+            if self.resumes and (done := finished(found, self.placement, decide)) is not None:
+                return done
             self.placement.check(found)
             return write(session, found, self.placement, decide, watch, skips=self.skips)
 

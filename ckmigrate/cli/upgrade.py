@@ -25,6 +25,7 @@ from ckmigrate.cli.options import (
 from ckmigrate.cli.plan import plan_answer
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
+from ckmigrate.cli.skipping import finished, resumes, skips_current
 from ckmigrate.execute.preflight import Destination
 from ckmigrate.migrate import (
     Direction,
@@ -36,9 +37,9 @@ from ckmigrate.migrate import (
 )
 from ckmigrate.report.escape import printable
 from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data, untouched_text
-from ckmigrate.writing import Watcher, Way, write_checkpoint
+from ckmigrate.writing import Watcher, Way, changes, write_checkpoint
 
-__all__ = ["BATCH", "OUTPUT", "command", "find", "migrate_all", "skips_current", "write"]
+__all__ = ["BATCH", "OUTPUT", "command", "find", "migrate_all", "write"]
 
 OUTPUT = ("out", "out_dir", "in_place", "fast", "no_backup", "overwrite")
 BATCH = ("jobs", "keep_going", "copy_current")
@@ -82,8 +83,9 @@ def command(
     PATH may also be a folder, which is searched, or a pattern in quotes; --out-dir keeps the
     folders below it. After a failure no further checkpoint is begun, unless --keep-going; the exit
     code is that of the first failure. What is at REV already is skipped, but where one file is
-    named and goes to -o or --out-dir: then it is written even if there is nothing to migrate. With
-    --jobs each process does whole checkpoints; --max-memory is for each of them.
+    named and goes to -o or --out-dir: then it is written even if there is nothing to migrate. So a
+    run over many can be repeated: results that it finished are left as they are. With --jobs each
+    process does whole checkpoints; --max-memory is for each of them.
 
     \b
     Example:  ckmigrate upgrade old.ckpt -o new.ckpt
@@ -112,26 +114,31 @@ def migrate_all(
     sharded = options["max_shard_size"] is not None or options["to_format"] is not None
     verb = session.verb or ""
     collection = find(session, paths, output)
+    # The head is where an upgrade goes anyway.
+    to = None if verb == "upgrade" and options["to"] == "head" else options["to"]
     placement = (
-        place(collection, verb=verb, sharded=sharded, **output)
+        place(collection, verb=verb, revision=to, sharded=sharded, **output)
         if is_placed or not dry_run
         else None
     )
     request = make_request(**options)
     if dry_run or placement is None:
         return _plans(session, collection, placement, request, direction)
-    job = Migrating(placement, request, direction, skips_current(collection, output, batch))
+    skips = skips_current(collection, output, batch)
+    job = Migrating(placement, request, direction, skips, resumes(collection, placement))
     return write_all(session, collection, job, jobs=batch["jobs"], keep_going=batch["keep_going"])
 
 
 @dataclass(frozen=True, slots=True)
 class Migrating:
-    """The job of `upgrade` and `downgrade`; `skips` says that what needs nothing is not written."""
+    """The job of `upgrade` and `downgrade`; `skips` says that what needs nothing is not written,
+    `resumes` that a result which an earlier run has finished is left as it is."""
 
     placement: Placement
     request: Request
     direction: Direction
     skips: bool
+    resumes: bool
 
     def begin(self, session: Session) -> Work:
         """Read the project, its history and its snapshots."""
@@ -152,6 +159,8 @@ class Migrating:
             )
 
         def one(found: Found, watch: Watch) -> Answer:
+            if self.resumes and (done := finished(found, self.placement, decide)) is not None:
+                return done
             self.placement.check(found)
             return write(session, found, self.placement, decide, watch, skips=self.skips)
 
@@ -166,15 +175,6 @@ def find(session: Session, paths: Sequence[Path], output: Mapping[str, Any]) -> 
     """The checkpoints to write: a search leaves the results of an earlier run alone."""
     require_paths(session, paths)
     return collect(paths, leave_out=output["out_dir"], unique=output["in_place"])
-
-
-def skips_current(
-    collection: Collection, output: Mapping[str, Any], batch: Mapping[str, Any]
-) -> bool:
-    """Whether a checkpoint that needs nothing is left alone: always in place; of many that go to
-    a folder, unless all are wanted there."""
-    to_folder = bool(output["out_dir"]) and collection.is_batch and not batch["copy_current"]
-    return bool(output["in_place"]) or to_folder
 
 
 def _plans(
@@ -228,4 +228,5 @@ def write(
     if isinstance(done, Prepared):
         end = "not touched" if placement.in_place else "not copied"
         return Answer(untouched_data(done), untouched_text(done, end=end), outcome="current")
-    return Answer(outcome_data(done), outcome_text(done), outcome="written")
+    kind = "written" if changes(done.prepared) else "copied"
+    return Answer(outcome_data(done), outcome_text(done), outcome=kind)

@@ -44,6 +44,7 @@ def command(session: Session, paths: tuple[Path, ...], no_model: bool, **options
     model loads them strictly. Exit code 6 where they do not fit, 7 where a file is damaged.
 
     verify(old, new) of the scripts needs the old checkpoint too; `upgrade --verify=full` runs it.
+    All are tried, whatever is wrong with one, and a table of many ends the run.
 
     \b
     Example:  ckmigrate verify released/*.ckpt
@@ -54,28 +55,32 @@ def command(session: Session, paths: tuple[Path, ...], no_model: bool, **options
     request = make_request(use_model=use_model, **options)
     known = replays(project, history, request.params)
 
-    def one(found: Found, _: Watch) -> Answer:
-        read = _read_everything(open_weights(found.path, project, request))
+    def one(found: Found, watch: Watch) -> Answer:
+        read = _read_everything(open_weights(found.path, project, request), watch)
+        watch.phase("verify", 0)
         with told_of_the_file("the checkpoint does not fit"):
             here = prepare(project, history, found.path, replace(request, to="+0"), known=known)
         _require_revision_schema(here, known)
         _prove(here)
         return _answer(here, read)
 
-    return each(session, paths, one)
+    return each(session, paths, one, is_long=True)
 
 
-def _read_everything(opened: Opened) -> tuple[int, int]:
+def _read_everything(opened: Opened, watch: Watch) -> tuple[int, int]:
     """Read every record; bytes, and how many of the records have a checksum, which was right."""
     stored = opened.stored
+    total = sum(record.nbytes for record in stored.records.values())
+    watch.phase("read", total)
     with open_source(stored, opened.layout.entries) as source:
         for name in opened.layout.entries:
             source.check(name)
         for record in stored.records.values():
             for start in range(0, record.nbytes, _PIECE):
-                source.pread(record, start, min(_PIECE, record.nbytes - start))
-    summed = sum(record.crc is not None for record in stored.records.values())
-    return sum(record.nbytes for record in stored.records.values()), summed
+                size = min(_PIECE, record.nbytes - start)
+                source.pread(record, start, size)
+                watch.progress(size)
+    return total, sum(record.crc is not None for record in stored.records.values())
 
 
 def _require_revision_schema(prepared: Prepared, known: Mapping[str, Replay]) -> None:
@@ -125,7 +130,8 @@ def _answer(prepared: Prepared, read: tuple[int, int]) -> Answer:
     if unproved:
         names = ", ".join(map(printable, unproved))
         lines.append(f"  not run, for they need the old checkpoint: verify() of {names}")
-    return Answer(data, "\n".join([*lines, *(f"  note: {printable(n)}" for n in prepared.notes)]))
+    lines += [f"  note: {printable(note)}" for note in prepared.notes]
+    return Answer(data, "\n".join(lines), outcome="verified")
 
 
 def _fit(prepared: Prepared) -> str:

@@ -10,17 +10,21 @@ from ckmigrate.report.units import bytes_text, counted
 
 __all__ = ["Line", "summary_data", "summary_text"]
 
-_OUTCOMES = ("written", "current", "failed", "interrupted", "not tried")
+_OUTCOMES = ("written", "copied", "done", "current", "failed", "interrupted", "not tried")
+_OF_READING = {"verify": ("verified", "failed")}
+"""What becomes of a checkpoint; of verbs that write nothing, something else."""
+
 _WORDS = {
-    "upgrade": {"written": "upgraded", "current": "already current"},
-    "downgrade": {"written": "downgraded", "current": "already there"},
-    "stamp": {"written": "stamped", "current": "already stamped"},
+    "upgrade": {"written": "upgraded", "done": "already done", "current": "already current"},
+    "downgrade": {"written": "downgraded", "done": "already done", "current": "already there"},
+    "stamp": {"written": "stamped", "done": "already done", "current": "already stamped"},
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One checkpoint: `written` are bytes, `error` its fields where it failed."""
+    """One checkpoint: `written` are its bytes that were written, or read where nothing is written;
+    `error` its fields where it failed."""
 
     path: str
     outcome: str
@@ -29,9 +33,10 @@ class Line:
     error: Mapping[str, object] | None = None
 
 
-def summary_data(lines: Sequence[Line], seconds: float) -> dict[str, object]:
-    """Counts of every outcome, bytes that were written, and seconds from begin to end."""
-    counts = {kind: sum(line.outcome == kind for line in lines) for kind in _OUTCOMES}
+def summary_data(lines: Sequence[Line], seconds: float, verb: str) -> dict[str, object]:
+    """Counts of every outcome, bytes that were written or read, and seconds from begin to end."""
+    kinds = _OF_READING.get(verb, _OUTCOMES)
+    counts = {kind: sum(line.outcome == kind for line in lines) for kind in kinds}
     return {
         "checkpoints": len(lines),
         **{kind.replace(" ", "_"): count for kind, count in counts.items()},
@@ -48,7 +53,7 @@ def summary_text(lines: Sequence[Line], seconds: float, verb: str) -> str:
     """
     rows = [
         _row(_WORDS.get(verb, {}).get(kind, kind), group)
-        for kind in _OUTCOMES
+        for kind in _OF_READING.get(verb, _OUTCOMES)
         if (group := [line for line in lines if line.outcome == kind])
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
