@@ -48,6 +48,12 @@ Kind = Literal["problem", "warning"]
 _MOST_LINES = 40
 _UNLOADABLE = "CKM510"
 _LOCK = "Run `ckmigrate lock`, and commit what it writes."
+_RESTORE = {
+    "released": "Restore the script and say what changed in a new one: ckmigrate revision -m …; "
+    "or, if no checkpoint can tell, run",
+    "unrecorded": "Restore the line from version control; or, if it never had one, run",
+}
+"""What is not put right by writing the lock anew, and what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +198,11 @@ def _of_lock(
 ) -> Iterator[Finding]:
     problems = lock_problems(history, lock, make_lock(history, known))
     for problem in problems:
-        if problem.kind == "released" and problem.revision is not None:
-            fix = (
-                "Restore the script and say what changed in a new one: ckmigrate revision -m …; "
-                "or, if no checkpoint can tell, run "
-                f"`ckmigrate lock --allow-edited {problem.revision}`."
-            )
+        if problem.kind in _RESTORE and problem.revision is not None:
+            fix = f"{_RESTORE[problem.kind]} `ckmigrate lock --allow-edited {problem.revision}`."
             place = history.script(problem.revision).path
             yield Finding("problem", problem.what, fix, path=place)
-    others = tuple(problem.what for problem in problems if problem.kind != "released")
+    others = tuple(problem.what for problem in problems if problem.kind not in _RESTORE)
     if others:
         what = f"{path.name} is not what the scripts are"
         yield Finding("problem", what, _LOCK, _shortened(others), path)

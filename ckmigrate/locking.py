@@ -53,14 +53,15 @@ __all__ = [
 _TODO = "CKM528"
 _LONGEST_SLUG = 80
 
-Kind = Literal["missing", "unknown", "order", "digest", "released", "signature"]
+Kind = Literal["missing", "unrecorded", "unknown", "order", "digest", "released", "signature"]
 
 
 @dataclass(frozen=True, slots=True)
 class LockProblem:
     """One thing in which the lock is not what the scripts are.
 
-    kind      "missing": a script without a line; "unknown": a line without a script; "order";
+    kind      "missing": a script without a line, "unrecorded": and checkpoints that it made are out
+              there; "unknown": a line without a script; "order";
               "digest": a script does other things than recorded, "released": and checkpoints that
               it made are out there; "signature": it leads to another schema
     revision  None for the order, which is that of all
@@ -136,7 +137,8 @@ def lock_problems(history: History, lock: Lock, fresh: Lock) -> tuple[LockProble
     """Every way in which a lock is not `fresh`, which is `make_lock` of the same history. The slug
     is for people and not compared."""
     ours, theirs = set(lock.revisions), set(history.scripts)
-    found = [_missing(history, revision) for revision in fresh.revisions if revision not in ours]
+    lost = set(_unrecorded(history, lock))
+    found = [_missing(history, one, lost) for one in fresh.revisions if one not in ours]
     found += [_unknown(line) for line in lock.lines if line.revision not in theirs]
     kept = [revision for revision in lock.revisions if revision in theirs]
     if kept != [revision for revision in fresh.revisions if revision in ours]:
@@ -145,8 +147,18 @@ def lock_problems(history: History, lock: Lock, fresh: Lock) -> tuple[LockProble
     return (*found, *_changes(history, lock, fresh))
 
 
-def _missing(history: History, revision: str) -> LockProblem:
-    return LockProblem("missing", revision, f"{history.label(revision)} has no line")
+def _missing(history: History, revision: str, lost: Collection[str]) -> LockProblem:
+    label = history.label(revision)
+    if revision in lost:
+        return LockProblem("unrecorded", revision, f"{label} was released and has no line")
+    return LockProblem("missing", revision, f"{label} has no line")
+
+
+def _unrecorded(history: History, lock: Lock) -> tuple[str, ...]:
+    """Released revisions without a line in a lock that has lines: `ckmigrate revision` adds one at
+    once, so that it was deleted, and with it what an edit of the script is noticed by."""
+    out, known = released(history), set(lock.revisions)
+    return tuple(r for r in history.scripts if known and r in out and r not in known)
 
 
 def _unknown(line: LockLine) -> LockProblem:
@@ -273,13 +285,14 @@ def record_files(
 ) -> dict[Path, str]:
     """What history.lock and the head snapshots have to become, where they are something else.
 
-    `allow_edited` are revisions that may do other things than recorded although they were released.
+    `allow_edited` are revisions that may do other things than recorded, or have no line, although
+    they were released.
     A lock that git could not merge is compared on both sides, and written anew; one that cannot be
     read is refused, because an edit could hide behind the damage.
 
     Raises what stops a script on a base snapshot (a todo and a read of metadata do not),
     HistoryError CKM320 to CKM324 where the lock cannot be read, CKM325 where a released script was
-    edited.
+    edited, CKM327 where its line is gone.
     """
     _require_replayed(history, known)
     stale = stale_files(project, history, known)
@@ -304,6 +317,17 @@ def _require_unedited(
     lock = _recorded(project.lock_path)
     if lock is None:
         return
+    lost = [revision for revision in _unrecorded(history, lock) if revision not in allowed]
+    if lost:
+        raise HistoryError(
+            "CKM327",
+            "a released script has no line in history.lock",
+            where=str(project.lock_path),
+            details=tuple(history.label(revision) for revision in lost),
+            why="Nothing tells whether it still does what it did when checkpoints went through it.",
+            fix="Restore the line from version control; or, if it never had one, record the script "
+            f"as it is: {_allowing(lost)}.",
+        )
     changed = _edited_releases(history, set(edited(lock, fresh)))
     refused = [revision for revision in changed if revision not in allowed]
     if refused:
@@ -315,9 +339,12 @@ def _require_unedited(
             why="Checkpoints that went through it are out there, and would differ from those that "
             "go through it now.",
             fix="Restore the script and say what changed in a new one: ckmigrate revision -m …; "
-            "or, if no checkpoint can tell, ckmigrate lock --allow-edited "
-            f"{' --allow-edited '.join(refused)}.",
+            f"or, if no checkpoint can tell, {_allowing(refused)}.",
         )
+
+
+def _allowing(revisions: Iterable[str]) -> str:
+    return " ".join(["ckmigrate lock", *(f"--allow-edited {one}" for one in revisions)])
 
 
 def _recorded(path: Path) -> Lock | None:

@@ -381,3 +381,42 @@ def test_the_lock_tells_the_revision_where_nothing_can_be_replayed(toy: Toy) -> 
     assert "base — by names and shapes" in toy.run("current", old).out
     (toy.root / "migrations" / "history.lock").unlink()
     assert (toy.run("current", untagged).code, toy.run("current", old).code) == (4, 0)
+
+
+def without_line(toy: Toy, revision: str) -> None:
+    path = toy.root / "migrations" / "history.lock"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(revision)))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_released_script_whose_line_is_gone_is_not_recorded_anew(toy: Toy, number: int) -> None:
+    written(toy)
+    without_line(toy, IDS[number])
+    before = (toy.root / "migrations" / "history.lock").read_bytes()
+    assert problems(toy) == [("unrecorded", IDS[number])]
+    with pytest.raises(HistoryError) as caught:
+        written(toy)
+    assert caught.value.code == "CKM327"
+    assert f"--allow-edited {IDS[number]}." in str(caught.value.fix)
+    assert (toy.root / "migrations" / "history.lock").read_bytes() == before
+    assert written(toy, IDS[number]) == ["history.lock"]
+    assert problems(toy) == []
+
+
+def test_an_unreleased_script_without_a_line_gets_one(toy: Toy) -> None:
+    toy.script(4, "more", '    ck.drop("scale", reason="x")\n', revision="d4d4d4d4d4")
+    written(toy)
+    without_line(toy, "d4d4d4d4d4")
+    assert written(toy) == ["history.lock"]
+
+
+def test_check_and_lock_say_that_a_line_is_gone(toy: Toy) -> None:
+    written(toy)
+    without_line(toy, IDS[0])
+    ran = toy.run("check", "--no-model")
+    assert (ran.code, "was released and has no line" in ran.out) == (1, True)
+    assert f"ckmigrate lock --allow-edited {IDS[0]}" in ran.out
+    assert "error[CKM327]" in toy.run("lock").err
+    assert toy.run("lock", "--allow-edited", IDS[0]).code == 0
+    assert toy.run("check", "--no-model").code == 0

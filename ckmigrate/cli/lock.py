@@ -29,7 +29,7 @@ __all__ = ["command"]
     "allowed",
     metavar="REV",
     multiple=True,
-    help="Record a released script although it was edited.",
+    help="Record a released script although it was edited, or its line is gone.",
 )
 @click.option(
     "--param", "params", metavar="KEY=VALUE", multiple=True, help="A value for ck.params."
@@ -43,8 +43,9 @@ def command(
 
     `ckmigrate check` compares the scripts with the record. A script that declares a release, or
     comes before one that does, must not be edited any more: checkpoints went through it. That is
-    refused with exit code 3, unless --allow-edited names the revision. So is a lock that cannot be
-    read, and one with git's conflict markers, which `ckmigrate rebase` settles.
+    refused with exit code 3, unless --allow-edited names the revision. So is one whose line is gone
+    from the lock, a lock that cannot be read, and one with git's conflict markers, which
+    `ckmigrate rebase` settles.
 
     \b
     Example:  ckmigrate lock
