@@ -50,6 +50,7 @@ def test_without_a_terminal_what_is_not_certain_becomes_a_todo(inside: Inside) -
     inside.model(UNSURE)
     ran = inside.draft()
     assert ran.code == 1
+    assert "history.lock" not in ran.out
     assert '  ck.rename("encoder.**", "backbone.**")' in ran.out.splitlines()
     assert "  todo: " in ran.out
     assert "not finished: " in ran.out
@@ -263,7 +264,10 @@ def test_one_draft_serves_several_models(inside: Inside) -> None:
 def test_lock_and_head_snapshot_are_brought_up_to_date(inside: Inside) -> None:
     assert inside.run("lock").code == 0
     inside.model(CERTAIN)
-    assert inside.draft().code == 0
+    ran = inside.draft()
+    assert ran.code == 0
+    files = ["0004_refactor.py", "history.lock", "schema/default.json"]
+    assert ran.out.startswith(f"wrote {', '.join(f'migrations/{name}' for name in files)}: ")
     assert inside.run("lock", "--check").code == 0
     assert "backbone.layers" in (inside.root / "migrations/schema/default.json").read_text()
     lock = (inside.root / "migrations/history.lock").read_text()
@@ -289,3 +293,63 @@ def test_where_the_lock_refuses_no_script_is_left(inside: Inside) -> None:
     ran = inside.draft()
     assert (ran.code, "error[CKM325]" in ran.err) == (3, True), ran.err
     assert inside.scripts == before
+
+
+TWO_SIZES = """
+SIZE = 4
+
+
+def small():
+    global SIZE
+    SIZE = 4
+    return build()
+
+
+def large():
+    global SIZE
+    SIZE = 8
+    return build()
+"""
+
+
+def test_several_models_have_a_pair_of_checkpoints_each(inside: Inside) -> None:
+    (inside.root / "ckmigrate.toml").write_text(
+        'name = "toy"\nmodels = { small = "toy_model:small", large = "toy_model:large" }\n'
+    )
+    inside.model(f"{UNSURE}{TWO_SIZES}".replace("torch.ones(3)", "torch.ones(SIZE)"))
+    base = inside.root / "migrations" / "schema" / "base"
+    text = (base / "default.json").read_text()
+    (base / "default.json").unlink()
+    third = next((inside.root / "migrations").glob("0003_*.py"))
+    third.write_text(
+        third.read_text().replace("shape=(3,)", 'shape=(8 if "wide" in ck else 4,)')
+        + '    ck.drop("wide", reason="told the size", optional=True)\n'
+    )
+    entries = json.loads(text)["entries"]
+    for name, more in (("small", {}), ("large", {"wide": "F32[1]"})):
+        data = {**json.loads(text), "model": name, "entries": {**entries, **more}}
+        (base / f"{name}.json").write_text(json.dumps(data))
+    pairs = []
+    for name, size in (("small", 4), ("large", 8)):
+        names = [f"encoder.layers.{i}.{p}.weight" for i in range(2) for p in "qkv"]
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (4, 4))
+        shapes |= {"head.weight": (3, 4), "head.bias": (3,), "scale": (size,)}
+        old = {key: torch.randn(shape) for key, shape in shapes.items()}
+        new = {
+            key.replace("encoder", "backbone").replace("scale", "gain"): tensor
+            for key, tensor in old.items()
+        }
+        save_file(old, inside.root / f"{name}-old.safetensors")
+        save_file(new, inside.root / f"{name}-new.safetensors")
+        pairs.append(["--against", f"{name}-old.safetensors", f"{name}-new.safetensors"])
+    both = [*pairs[1], *pairs[0]]
+    ran = inside.draft(*both, "--accept", "none")
+    assert [f"model '{name}'" in ran.err for name in ("small", "large")] == [True, True], ran.err
+    again = inside.draft(*pairs[0], *pairs[0])
+    assert (again.code, "error[CKM257]" in again.err) == (2, True)
+    alone = inside.draft(*pairs[0], "--json").json["proposals"]
+    assert {p["certainty"] for p in alone if p["sources"] == ["scale"]} != {"certain"}
+    (inside.root / "migrations" / "0004_refactor.py").unlink()
+    proved = inside.draft(*both, "--json")
+    assert proved.code == 0, proved.err
+    assert {p["certainty"] for p in proved.json["proposals"]} == {"certain"}

@@ -57,12 +57,19 @@ def propose_layers(board: Board, fresh: Fresh) -> None:
     """A question for every list whose length changed and whose layers are otherwise the same."""
     for change in _changes(board):
         make = _added if len(change.new) > len(change.old) else _removed
-        readings = [make(change, at, fresh) for at in change.places]
+        readings = [make(change, at, fresh) for at in change.places if _may_go(board, change, at)]
         if readings:
             first, *others = readings
             why = f"{first.why}; equal layers do not say which" if others else first.why
             names = first.sources, first.targets
             board.add(Proposal(first.kind, first.call, *names, "guess", why, tuple(others)))
+
+
+def _may_go(board: Board, change: _Change, at: int) -> bool:
+    """Whether nothing is dropped that somebody renamed: its values are wanted."""
+    is_shorter = len(change.new) < len(change.old)
+    gone = change.names(change.old, at, at + change.count) if is_shorter else []
+    return board.wished.isdisjoint(gone)
 
 
 def _changes(board: Board) -> Iterator[_Change]:

@@ -74,7 +74,9 @@ def settle(choices: Iterable[Choice], sides: Sequence[Side]) -> Settled:
     for choice in choices:
         done, states = _settled(choice, states)
         settled.append(done)
-    told = {text for choice in settled if (text := todo_text(choice.proposal)) is not None}
+    texts = [text for choice in settled if (text := todo_text(choice.proposal)) is not None]
+    # Behind the difference itself a todo may have a hint.
+    told = {text.partition("; ")[0] for text in texts} | {*texts}
     left = (line for line in _left(states, sides) if " ".join(line.split()) not in told)
     return Settled(tuple(settled), tuple(left))
 

@@ -20,7 +20,7 @@ def propose_second_names(board: Board) -> None:
     for group in board.state.ties:
         kept = [name for name in group if name in board.new.schema]
         for name in group if kept else ():
-            if name in board.vanished:
+            if name in board.vanished and name not in board.wished:
                 _drop_name(board, name, kept[0])
 
 

@@ -15,7 +15,7 @@ class Options:
     renames: tuple[str, ...] = ()
     map_file: Path | None = None
     accept: str | None = None
-    against: tuple[Path, Path] | None = None
+    against: tuple[tuple[Path, Path], ...] = ()
     model: str | None = None
     params: tuple[str, ...] = ()
 

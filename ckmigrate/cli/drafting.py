@@ -29,7 +29,7 @@ from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import UsageError
 from ckmigrate.fold import fold_names, skeleton
 from ckmigrate.locking import write_lock_and_snapshots
-from ckmigrate.migrate import Request, find_target, open_weights, replays
+from ckmigrate.migrate import Opened, Request, find_target, open_weights, replays
 from ckmigrate.project import Project
 from ckmigrate.report.escape import printable
 from ckmigrate.report.units import counted
@@ -39,6 +39,8 @@ from ckmigrate.settings import parse_params
 from ckmigrate.strict import compare, describe
 
 __all__ = ["draft_revision"]
+
+_UNWRITTEN: Mapping[str, object] = {"file": None, "written": (), "revision": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,31 +119,42 @@ def _perhaps_new(side: Side) -> tuple[str, ...]:
 
 
 def _contents(case: _Case, sides: Sequence[Side], files: ExitStack) -> Mapping[str, Any]:
-    """By model, the two checkpoints of --against; UsageError CKM257 where they are of none."""
-    if case.options.against is None:
-        return {}
-    opened = [open_weights(path, case.project, Request()) for path in case.options.against]
-    missed: list[str] = []
-    for side in sides:
-        pairs = zip(("OLD", "NEW"), opened, (side.old, side.new), strict=True)
-        lines = [
-            f"{word}: {line}"
-            for word, found, wanted in pairs
-            for line in describe(
-                compare(found.schema, wanted.schema, exempt=side.exempt), found=word, wanted="side"
-            )
-        ]
-        if not lines:
-            case.session.note("note: comparing the contents of the two checkpoints")
-            return {side.model: files.enter_context(open_contents(opened[0], opened[1]))}
-        missed = missed or lines
-    raise UsageError(
+    """By model, the two checkpoints of an --against; UsageError CKM257 where they are of none that
+    has no pair yet."""
+    found: dict[str, Any] = {}
+    for pair in case.options.against:
+        old, new = (open_weights(path, case.project, Request()) for path in pair)
+        free = [side for side in sides if side.model not in found]
+        unlike = {side.model: _unlike(side, (old, new)) for side in free}
+        model = next((name for name, lines in unlike.items() if not lines), None)
+        if model is None:
+            raise _of_none(pair, next(iter(unlike.values()), ()))
+        name = f" of model '{model}'" if len(sides) > 1 else ""
+        case.session.note(f"note: comparing the contents of the two checkpoints{name}")
+        found[model] = files.enter_context(open_contents(old, new))
+    return found
+
+
+def _unlike(side: Side, pair: Sequence[Opened]) -> tuple[str, ...]:
+    """Where two checkpoints are not one of the head and one of the model."""
+    both = zip(("OLD", "NEW"), pair, (side.old, side.new), strict=True)
+    return tuple(
+        f"{word}: {line}"
+        for word, found, wanted in both
+        for line in describe(
+            compare(found.schema, wanted.schema, exempt=side.exempt), found=word, wanted="side"
+        )
+    )
+
+
+def _of_none(pair: Sequence[Path], lines: Sequence[str]) -> UsageError:
+    return UsageError(
         "CKM257",
         "the two checkpoints are not one of the head and one of the model",
-        where=" and ".join(str(path) for path in case.options.against),
-        details=tuple(missed[:10]),
+        where=" and ".join(map(str, pair)),
+        details=tuple(lines[:10]),
         why="Contents are proof only between a checkpoint at the head revision and the same "
-        "weights under the names and shapes that the model has now.",
+        "weights under the names and shapes that the model has now; one pair for each model.",
         fix="Upgrade OLD to the head first (ckmigrate upgrade OLD); convert NEW by hand, or leave "
         "--against out.",
     )
@@ -171,31 +184,33 @@ def _written(case: _Case, settled: Settled, sides: Sequence[Side]) -> Answer:
     path = case.project.migrations / next_file_name(history, case.message)
     if settled.is_complete:
         prove(text, path, revision, sides, case.params)
-    _write(case, path, text)
+    files = (path, *_write(case, path, text))
     data = {
         "file": str(path),
+        "written": [str(file) for file in files],
         "revision": revision,
         "revises": [parent] if parent else [],
         "release": case.release,
         **_draft_data(settled),
     }
     builds_on = history.label(parent) if parent else "base"
-    head = f"wrote {_shown(path)}: revision {revision}, builds on {builds_on}"
+    head = f"wrote {', '.join(map(_shown, files))}: revision {revision}, builds on {builds_on}"
     lines = [head, *_lines(settled)]
     if not settled.is_complete:
         lines.append(f"not finished: {_to_replace(settled)} in {path.name}")
     return Answer(data, "\n".join(lines), 0 if settled.is_complete else 1)
 
 
-def _write(case: _Case, path: Path, text: str) -> None:
-    """The script and, where a lock is kept, its line and the head snapshots; all or none."""
+def _write(case: _Case, path: Path, text: str) -> tuple[Path, ...]:
+    """The script and, where a lock is kept, its line and the head snapshots; all or none. The files
+    besides the script."""
     create(path, text)
     if not case.project.lock_path.exists():
-        return
+        return ()
     try:
         history = read_history(case.project.migrations)
         known = replays(case.project, history, case.params)
-        write_lock_and_snapshots(case.project, history, known)
+        return write_lock_and_snapshots(case.project, history, known)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -232,11 +247,11 @@ def _nothing_to_do(case: _Case, sides: Sequence[Side]) -> Answer:
     at = case.history.require_single_head()
     head = case.history.label(at) if at else "base"
     text = f"nothing to do: the migrations lead to model {names} already (head {head})"
-    return Answer({"file": None, "revision": None, "proposals": [], "left": []}, text)
+    return Answer({**_UNWRITTEN, "proposals": [], "left": []}, text)
 
 
 def _not_written(draft: Draft) -> Answer:
-    data = {"file": None, "revision": None, **_draft_data(Settled(_undecided(draft)))}
+    data = {**_UNWRITTEN, **_draft_data(Settled(_undecided(draft)))}
     return Answer(data, "nothing was written: the draft was not accepted", 1)
 
 

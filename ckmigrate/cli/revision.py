@@ -26,7 +26,7 @@ __all__ = ["command"]
 
 _RENAME = "You know it: entries, patterns or modules."
 _ACCEPT = "Answer beforehand; none only shows the draft."
-_AGAINST = "Two checkpoints whose contents are proof: at the head, and of the model."
+_AGAINST = "Two checkpoints whose contents are proof: at the head, and of the model; once for each."
 
 
 def _require_head(revises: tuple[str, ...]) -> None:
@@ -47,7 +47,7 @@ def _require_head(revises: tuple[str, ...]) -> None:
 @click.option("--rename", "renames", metavar="'OLD=NEW'", multiple=True, help=_RENAME)
 @click.option("--map", "map_file", metavar="FILE", type=PATH, help="Renames and more, as TOML.")
 @click.option("--accept", type=click.Choice(["certain", "all", "none"]), help=_ACCEPT)
-@click.option("--against", metavar="OLD NEW", nargs=2, type=PATH, help=_AGAINST)
+@click.option("--against", metavar="OLD NEW", nargs=2, type=PATH, multiple=True, help=_AGAINST)
 @click.option("--model", metavar="NAME", help="Draft for this one of several configured models.")
 @click.option(
     "--param", "params", metavar="KEY=VALUE", multiple=True, help="A value for ck.params."
@@ -95,13 +95,22 @@ def command(
     path = project.migrations / next_file_name(history, message)
     lock = read_lock(project.lock_path)
     create(path, text)
+    files = [path]
     if lock is not None:
         # At once, so that git reports a conflict where another branch adds a revision too.
         replace_text(project.lock_path, render_lock(add_line(lock, read_script(path))))
+        files.append(project.lock_path)
     listed = [parents] if isinstance(parents, str) else list(parents or ())
-    data = {"file": str(path), "revision": revision, "revises": listed, "release": release}
+    data = {
+        "file": str(path),
+        "written": [str(file) for file in files],
+        "revision": revision,
+        "revises": listed,
+        "release": release,
+    }
     builds_on = " and ".join(history.label(parent) for parent in listed) or "base"
-    return Answer(data, f"wrote {_shown(path)}: revision {revision}, builds on {builds_on}")
+    names = ", ".join(map(_shown, files))
+    return Answer(data, f"wrote {names}: revision {revision}, builds on {builds_on}")
 
 
 def _parents(history: History, revises: tuple[str, ...]) -> str | tuple[str, ...] | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ckmigrate.autogenerate.decide import accept_certain
 from ckmigrate.autogenerate.draft import draft
 from ckmigrate.autogenerate.proposal import Hints
+from ckmigrate.autogenerate.settle import Side, settle
 from tests.autogenerate.schemas import calls, left, linear, snapshot, transformer
 
 
@@ -84,3 +88,35 @@ def test_what_somebody_renamed_is_never_dropped() -> None:
     assert drops == [("aux.weight", "aux.bias")]
     todos = [p.call for p in found.proposals if p.kind == "todo"]
     assert any("head.fcc.weight" in call for call in todos)
+
+
+def test_layers_that_somebody_renamed_are_not_dropped_with_the_list() -> None:
+    """`stem` became the third of blocks that the model has two of."""
+    blocks = linear("blocks.0", 3, 3) | linear("blocks.1", 3, 3)
+    old, new = snapshot(blocks | linear("stem", 3, 3)), snapshot(blocks)
+    hints = Hints(renames=(("stem.**", "blocks.2.**"),))
+    readings = [
+        r.call for p in draft(old, new, hints=hints).proposals for r in (p, *p.alternatives)
+    ]
+    assert not [call for call in readings if 'drop("blocks.2.' in call]
+    three = snapshot(blocks | linear("blocks.2", 3, 3))
+    readings = [r.call for p in draft(three, new).proposals for r in (p, *p.alternatives)]
+    assert [call for call in readings if 'drop("blocks.2.' in call]
+
+
+def test_a_second_name_that_somebody_gave_is_not_dropped() -> None:
+    shapes = {"embed.weight": (4, 3), "out.weight": (4, 3)}
+    tied = replace(snapshot(shapes), ties=(tuple(shapes),))
+    new = snapshot({"embed.weight": (4, 3), "head.bias": (4,)})
+    assert "drop" in {p.kind for p in draft(tied, new).proposals}
+    hints = Hints(renames=(("out.weight", "head.wieght"),))
+    assert "drop" not in {p.kind for p in draft(tied, new, hints=hints).proposals}
+
+
+def test_a_slip_inside_of_a_module_gets_a_hint() -> None:
+    old, new = snapshot(linear("fc", 3, 3)), snapshot(linear("head", 5, 9))
+    found = draft(old, new, hints=Hints(renames=(("fc.**", "head.fcc.**"),)))
+    todos = [p.call for p in found.proposals if p.kind == "todo"]
+    assert any("renamed so as you said" in call and "which has head." in call for call in todos)
+    settled = settle(accept_certain(found), [Side(old, new)])
+    assert not [line for line in settled.left if "head.fcc" in line], "told once"
