@@ -11,6 +11,7 @@ import hashlib
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 
 from ckmigrate.checkpoint import Checkpoint
 from ckmigrate.errors import CkmigrateError, MigrationError
@@ -158,9 +159,22 @@ def _script_failure(script: Script, error: BaseException, direction: str) -> Mig
         "CKM512",
         f"{name}() raised {type(error).__name__}: {error}",
         where=_place(script, error),
+        details=_meant(error),
         why="The script failed while it was planned; no tensor was read and nothing was written.",
         fix="Correct the script; run with --debug for the whole traceback.",
     )
+
+
+def _meant(error: BaseException) -> tuple[str, ...]:
+    """What is called like the attribute that an object of ours does not have."""
+    if not isinstance(error, AttributeError) or not isinstance(error.name, str):
+        return ()
+    kind = getattr(error.obj, "__name__", None) or type(error.obj).__module__
+    if kind.partition(".")[0] != "ckmigrate":
+        return ()
+    known = [name for name in dir(error.obj) if not name.startswith("_")]
+    near = get_close_matches(error.name, known, 3)
+    return (f"did you mean: {', '.join(near)}?",) if near else ()
 
 
 def _place(script: Script, error: BaseException) -> str:

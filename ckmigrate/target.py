@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Target", "bare_module", "build_model", "load_target", "strict_load", "target_of"]
 
 _SETTING = "the `model` setting in [tool.ckmigrate]"
+_OPTION = "--model"
 _MAX_LINES = 10
+_SHOWN = 3
 
 Params = Mapping[str, object]
 
@@ -62,6 +64,7 @@ def load_target(
     *,
     python_path: Sequence[str | Path] = (),
     params: Params | None = None,
+    is_option: bool = False,
 ) -> Target:
     """Build the model that `factory` names and read what it wants of a checkpoint.
 
@@ -69,13 +72,15 @@ def load_target(
     name         how the configuration calls this model
     python_path  folders to import from first; absent from `sys.path` again afterwards
     params       keyword arguments of the factory
+    is_option    it was given as --model, and stands in no configuration yet
 
     UsageError: CKM210 unreadable reference, CKM211 no such module, CKM212 it fails on import,
     CKM213 no such attribute, CKM214 not a factory, CKM215 it raises, CKM216 it returns no module,
     CKM217 an entry that no checkpoint can hold.
     """
     with _user_code(python_path):
-        model, state = _built(_Factory(factory, name, params or {}))
+        setting = _OPTION if is_option else _SETTING
+        model, state = _built(_Factory(factory, name, params or {}, setting))
     return _target(model, state, name, factory)
 
 
@@ -175,7 +180,15 @@ class _Factory:
 
     @property
     def where(self) -> str:
-        return f"model {self.model!r} = {self.text!r}"
+        is_option = self.setting == _OPTION
+        return f"--model {self.text}" if is_option else f"model {self.model!r} = {self.text!r}"
+
+    @property
+    def folders(self) -> str:
+        """How to have it imported from elsewhere."""
+        if self.setting == _OPTION:
+            return "run where it can be imported: PYTHONPATH=FOLDER ckmigrate init …"
+        return "add the folder of the code to `pythonpath` there"
 
     def error(
         self, code: str, what: str, *, why: str | None = None, fix: str, details: Sequence[str] = ()
@@ -263,11 +276,17 @@ def _module(factory: _Factory, name: str) -> object:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise _failed_import(factory, name, error) from error
         what = f"there is no module {error.name!r}"
-        why = f"searched in {', '.join(sys.path[:3])}, and {max(len(sys.path) - 3, 0)} more"
-        fix = f"correct {factory.setting}, or add the folder of the code to `python-path` there"
-        raise factory.error("CKM211", what, why=why, fix=fix) from error
+        fix = f"correct {factory.setting}, or {factory.folders}"
+        raise factory.error("CKM211", what, why=_searched(), fix=fix) from error
     except (Exception, SystemExit) as error:
         raise _failed_import(factory, name, error) from error
+
+
+def _searched() -> str:
+    """The first folders of the search, each once."""
+    folders = list(dict.fromkeys(str(Path(folder).absolute()) for folder in sys.path))
+    more = f", and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
+    return f"searched in {', '.join(folders[:_SHOWN])}{more}"
 
 
 def _failed_import(factory: _Factory, name: str, error: BaseException) -> UsageError:

@@ -146,3 +146,17 @@ def test_undo_rolls_back_what_was_cut_off(toy: Toy) -> None:
 
 def test_undo_of_what_does_not_exist_is_an_error(toy: Toy) -> None:
     assert "CKM706" in toy.run("undo", "nowhere.pt").err
+
+
+def test_no_name_is_cut_in_what_plan_says_about_it(tmp_path: Path) -> None:
+    toy = make_toy(tmp_path / "toy")
+    name = "old.a_module_with_a_rather_long_name.and_another_one_inside_of_it.weight"
+    path = toy.checkpoint("old.safetensors", **{name: (4,)})
+    lines = toy.run("plan", path, "--from", "base").out.splitlines()
+    begin = next(at for at, line in enumerate(lines) if line.startswith("  fast  "))
+    end = next(at for at, line in enumerate(lines) if line.startswith("  compared  "))
+    told = " ".join(line.strip() for line in lines[begin:end])
+    assert told.startswith("fast        no: ")
+    assert "…" not in told
+    assert end - begin > 1
+    assert all(len(line) <= 80 or " " not in line.strip() for line in lines[begin:end])

@@ -207,3 +207,21 @@ def test_check_without_a_model_is_a_usage_error(tmp_path: Path) -> None:
     ran = toy.run("check")
     assert (ran.code, ran.out) == (2, "")
     assert "--no-model" in ran.err
+
+
+def test_init_leads_on_to_a_draft_where_there_is_a_model(tmp_path: Path) -> None:
+    with_model, without = _empty(tmp_path / "a"), _empty(tmp_path / "b")
+    ran = with_model.run("init", "--model", "toy_model:build")
+    assert "  ckmigrate revision --autogenerate -m " in ran.out
+    without.checkpoint()
+    ran = without.run("init", "--from-checkpoint", "old.safetensors")
+    assert (ran.code, "--autogenerate" in ran.out) == (0, False)
+    assert "  ckmigrate revision -m " in ran.out
+
+
+def test_init_names_its_own_option_where_the_model_is_wrong(tmp_path: Path) -> None:
+    ran = _empty(tmp_path / "a").run("init", "--model", "toy_modle:build")
+    assert (ran.code, "error[CKM211]" in ran.err) == (2, True)
+    assert "at: --model toy_modle:build" in ran.err
+    assert "fix: correct --model, " in ran.err
+    assert "[tool.ckmigrate]" not in ran.err

@@ -21,7 +21,10 @@ def test_a_stretch_is_squashed_checked_pruned_and_still_upgrades(toy: Toy) -> No
     assert listing(toy) == sorted([*before, "0003_squash_0001_to_0003.py"])
     assert toy.run("heads").out.startswith(IDS[2])
     assert toy.run("check", "--no-model").code == 0
-    assert "stands for" not in toy.run("history").out
+    for options in ([], ["--graph"]):
+        listed = toy.run("history", *options).out
+        assert "= 0003_squash_0001_to_0003  (3 in one)" in listed
+        assert len(listed.splitlines()) == 4 + len(options)
     old = toy.checkpoint()
     toy.run("upgrade", old, "--to", IDS[1], "-o", "inside.safetensors", "--no-model")
     assert toy.run("prune", "--dry-run", "--force").code == 0

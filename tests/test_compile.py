@@ -186,3 +186,23 @@ def test_an_optional_rename_of_metadata_goes_both_ways(tmp_path: Path) -> None:
         (step,) = result.scripts
         back = trace_back([step.script], result.end, {}, {step.script.id: step})
         assert back.end.meta == Meta(tree)
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        ("ck.renmae('a', 'b')", "rename"),
+        ("ck.meta.renam('a', 'b')", "rename"),
+        ("ck['a'].reshap(1)", "reshape"),
+        ("init.zeroes()", "zeros"),
+    ],
+)
+def test_a_slip_in_a_method_is_told(tmp_path: Path, call: str, meant: str) -> None:
+    error = refused(tmp_path, call, {"a": (1,)}, "AttributeError", code="CKM512", operation="")
+    assert error.details[0].startswith("did you mean: ")
+    assert meant in error.details[0]
+
+
+def test_nothing_is_suggested_for_what_is_not_ours(tmp_path: Path) -> None:
+    error = refused(tmp_path, "[].appendd(1)", {"a": (1,)}, code="CKM512", operation="")
+    assert error.details == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,22 @@ def test_releases_and_marks_stand_before_what_may_be_cut() -> None:
     (line, base) = graph_lines(build_history([head], folder=FOLDER), width=40)
     assert line.startswith("*  bbbbbbbbbb  [1.2]  (head)  0001_x")
     assert (line[-1], base) == ("…", "o  base")
+
+
+def test_a_squashed_script_stands_below_the_last_that_it_replaces() -> None:
+    def script(revision: str, parent: str | None, number: int, slug: str) -> Script:
+        path = FOLDER / f"{number:04}_{slug}.py"
+        return Script(path, revision, parent, number=number, slug=slug, message=slug)
+
+    one, two = script("aa11111111", None, 1, "one"), script("bb22222222", "aa11111111", 2, "two")
+    squash = replace(script("bb22222222", None, 2, "both"), replaces=(one.id, two.id))
+    three, other = script("cc33333333", two.id, 3, "three"), script("dd44444444", one.id, 3, "o")
+    history = build_history([one, two, squash, three], folder=FOLDER)
+    assert graph_lines(history)[1:] == [
+        "*  bb22222222  (squashed)  0002_two  two",
+        "|  = 0002_both  (2 in one)  both",
+        "*  aa11111111  (squashed)  0001_one  one",
+        "o  base",
+    ]
+    assert all(len(line) <= 30 for line in graph_lines(history, width=30))
+    assert other.id not in history

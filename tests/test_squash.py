@@ -275,6 +275,8 @@ def test_a_stretch_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(HistoryError) as caught:
             stretch(zoo.history, revision(first), revision(last))
         assert caught.value.code == "CKM318"
+    assert "is one script: there is nothing to squash" in caught.value.what
+    assert "(2:REV)" in str(caught.value.fix)
     assert len(stretch(zoo.history, revision(1), revision(2))) == 2
 
 

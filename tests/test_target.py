@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ckmigrate.errors import UsageError, VerificationError
+from ckmigrate.project import find_project
 from ckmigrate.spec import DType, TensorSpec
 from ckmigrate.target import Target, load_target, strict_load
 
@@ -292,3 +294,24 @@ def test_an_exempt_entry_may_stay_as_the_model_has_it(strict: Callable[..., None
     strict("def make(): return nn.Linear(2, 2)\n", weight, exempt={"bias"})
     with pytest.raises(VerificationError, match="strictly"):
         strict("def make(): return nn.Linear(2, 2)\n", weight, exempt={"other"})
+
+
+def test_a_missing_module_names_each_folder_once_and_a_setting_that_exists(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_target("no_such_module_x:make", "small", python_path=[Path.cwd(), Path.cwd()])
+    listed = str(caught.value.why).removeprefix("searched in ").partition(", and ")[0].split(", ")
+    assert len(set(listed)) == len(listed) > 1
+    (named,) = set(re.findall(r"`([\w-]+)`", str(caught.value.fix))) - {"model"}
+    (tmp_path / "ckmigrate.toml").write_text(f'{named} = ["."]\n')
+    assert find_project(tmp_path).python_path == (tmp_path.resolve(),)
+
+
+def test_a_factory_that_was_given_as_an_option_is_called_so() -> None:
+    for factory in ("no_such_module_x:make", "json:nothing", "json:__name__", "not a name"):
+        with pytest.raises(UsageError) as caught:
+            load_target(factory, "default", is_option=True)
+        assert caught.value.where == f"--model {factory}"
+        assert "--model" in str(caught.value.fix)
+        assert "`" not in str(caught.value.fix)

@@ -169,3 +169,10 @@ def test_any_text_is_a_revision_or_an_error_of_ours(text: str) -> None:
     except CkmigrateError:
         return
     assert meant in (None, FIRST, SECOND, THIRD)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("hea", "head"), ("haed", "head"), ("bse", "base")])
+def test_a_slip_in_head_or_base_is_told(typed: str, meant: str) -> None:
+    with pytest.raises(IdentifyError) as caught:
+        resolve(line(), typed)
+    assert (caught.value.code, caught.value.details[0]) == ("CKM401", f"near: {meant}")

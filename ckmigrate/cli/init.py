@@ -24,10 +24,8 @@ from ckmigrate.snapshot import Snapshot, render_snapshot
 __all__ = ["command"]
 
 _DEFAULT = "default"
-_NEXT = (
-    'ckmigrate revision -m "what changed"   after the next change of the model',
-    "ckmigrate check                        in CI: no change without its migration",
-)
+_REVISION = 'ckmigrate revision -m "what changed"'
+_DRAFT = 'ckmigrate revision --autogenerate -m "what changed"'
 
 
 @click.command("init", cls=Verb)
@@ -98,7 +96,16 @@ def _fresh(
     else:
         lines.append(_write_snapshot(project, snapshot, data))
     lines += _write_lock(project)
-    return Answer(data, "\n".join([*lines, "next:", *(f"  {step}" for step in _NEXT)]))
+    return Answer(data, "\n".join([*lines, "next:", *_next_steps(project, snapshot)]))
+
+
+def _next_steps(project: Project, snapshot: Snapshot | None) -> list[str]:
+    """What comes now; a draft needs a model, and a base to compare it with."""
+    revision = _DRAFT if project.models and snapshot is not None else _REVISION
+    return [
+        f"  {revision}   after the next change of the model",
+        f"  {'ckmigrate check':<{len(revision)}}   in CI: no change without its migration",
+    ]
 
 
 def _further_snapshot(
@@ -183,7 +190,7 @@ def _snapshot(
     if checkpoint is not None:
         blank = Project(root=root, config_path=root, name="", migrations=root)
         return _of_checkpoint(blank, checkpoint, weights, name)
-    return None if model is None else _of_model(_python_path(root), model, name)
+    return None if model is None else _of_model(_python_path(root), model, name, is_option=True)
 
 
 def _of_checkpoint(project: Project, path: Path, weights: str | None, name: str) -> Snapshot:
@@ -205,10 +212,12 @@ def _of_checkpoint(project: Project, path: Path, weights: str | None, name: str)
     return Snapshot(opened.schema, opened.layout.ties, name, order_in_file(opened))
 
 
-def _of_model(python_path: Sequence[Path], factory: str, name: str) -> Snapshot:
+def _of_model(
+    python_path: Sequence[Path], factory: str, name: str, *, is_option: bool = False
+) -> Snapshot:
     from ckmigrate.target import load_target
 
-    target = load_target(factory, name, python_path=python_path)
+    target = load_target(factory, name, python_path=python_path, is_option=is_option)
     return Snapshot(target.schema, target.ties, name, tuple(target.schema))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import wrap
 
 from ckmigrate.migrate import Prepared
 from ckmigrate.patch import obstacles
@@ -92,12 +93,19 @@ def _totals(prepared: Prepared, width: int, *, full: bool) -> Iterator[str]:
     if plan.checks:
         claims = counted(len(plan.checks), "claim")
         yield f"  checks      {claims} about values, before anything is written"
-    fast = _fast(prepared)
-    yield f"  fast        {fast if full else shortened(fast, width - 14)}"
+    yield from _broken("  fast        ", _fast(prepared), width)
     compared = prepared.compared
     yield f"  compared    {printable(compared) if compared else 'with nothing: no schema is known'}"
     for note in prepared.notes:
         yield f"  note        {printable(note)}"
+
+
+def _broken(head: str, text: str, width: int) -> Iterator[str]:
+    """A sentence on as many lines as it needs: a name is never cut."""
+    room = max(1, width - len(head))
+    lines = wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    for number, line in enumerate(lines):
+        yield (" " * len(head) if number else head) + line
 
 
 def _fast(prepared: Prepared) -> str:

@@ -26,21 +26,41 @@ def history_lines(history: History) -> list[str]:
     """One line per revision, newest first."""
     newest = tuple(reversed(history.order))
     width = min(44, max((len(script.path.stem) for script in newest), default=0))
-    return [_line(history, script, width).rstrip() for script in newest]
+    lines = [(_line(history, script, width), *_stand_in(history, script)) for script in newest]
+    return [line.rstrip() for group in lines for line in group]
 
 
 def graph_lines(history: History, *, width: int | None = None) -> list[str]:
     """The same as a drawing, which ends in the base; of `width` columns where the lanes leave room
     for an id."""
     nodes = ((script.id, script.parents) for script in reversed(history.order))
-    lines = [_graph_line(history, row, width) for row in draw(nodes)]
+    lines = [line for row in draw(nodes) for line in _graph_lines(history, row, width)]
     return [*lines, "o  base"] if lines else []
 
 
-def _graph_line(history: History, row: Row, width: int | None) -> str:
+def _graph_lines(history: History, row: Row, width: int | None) -> list[str]:
     if row.node is None:
-        return row.lanes
+        return [row.lanes]
     script = history.script(row.node)
+    below = row.lanes.replace("*", "|")
+    beside = [_cut_to(f"{below}  {text}", width) for text in _stand_in(history, script)]
+    return [_graph_line(history, row.lanes, script, width), *beside]
+
+
+def _stand_in(history: History, script: Script) -> list[str]:
+    """The squashed script beside its originals, below the last of them."""
+    squash = history.squashed.get(script.id)
+    if squash is None:
+        return []
+    count = f"({len(squash.replaces)} in one)"
+    return [f"= {printable(squash.path.stem)}  {count}  {printable(squash.message)}".rstrip()]
+
+
+def _cut_to(line: str, width: int | None) -> str:
+    return line if width is None or len(line) <= width else _cut(line, width)
+
+
+def _graph_line(history: History, lanes: str, script: Script, width: int | None) -> str:
     parts = (
         f"[{printable(script.release)}]" if script.release else "",
         f"({', '.join(marks)})" if (marks := _marks(history, script)) else "",
@@ -49,9 +69,9 @@ def _graph_line(history: History, row: Row, width: int | None) -> str:
     )
     text = "  ".join((script.id, *filter(None, parts)))
     if width is None:
-        return f"{row.lanes}  {text}"
-    room = max(len(script.id), width - len(row.lanes) - 2)
-    return f"{row.lanes}  {text if len(text) <= room else _cut(text, room)}"
+        return f"{lanes}  {text}"
+    room = max(len(script.id), width - len(lanes) - 2)
+    return f"{lanes}  {text if len(text) <= room else _cut(text, room)}"
 
 
 def _cut(text: str, room: int) -> str:

@@ -20,6 +20,7 @@ __all__ = ["resolve"]
 
 _STEPS = re.compile(r"(?P<start>.*?)(?P<sign>[+-])(?P<count>[0-9]{1,9})", re.DOTALL)
 _DIGITS = re.compile("[0-9]+")
+_WORDS = ("head", "base")
 _SHORTEST_PREFIX = 4
 _LONGEST_RELEASE = 100
 
@@ -103,6 +104,7 @@ def _only(scripts: list[Script], text: str) -> str:
 
 def _unknown(history: History, text: str) -> list[Script]:
     known = {name: script for script in history.order for name in (script.id, *_names(script))}
+    words = get_close_matches(text, _WORDS, 1)
     near = dict.fromkeys(known[name].id for name in get_close_matches(text, known, 6, 0.5))
     why = "no id, slug, number or file name begins so, and no release is called so"
     if text and len(text) < _SHORTEST_PREFIX:
@@ -111,7 +113,10 @@ def _unknown(history: History, text: str) -> list[Script]:
         "CKM401",
         f"this history has no revision '{text}'",
         where=str(history.folder),
-        details=_listed([history.script(one) for one in list(near)[:3]], before="near: "),
+        details=(
+            *(f"near: {word}" for word in words),
+            *_listed([history.script(one) for one in list(near)[:3]], before="near: "),
+        ),
         why=why if len(history) else "the history is empty",
         fix="`ckmigrate history` lists the revisions; head, base, +1 and -1 are understood too.",
     )

@@ -62,7 +62,13 @@ def _only_parent(script: Script, first: str, last: str, history: History) -> str
 def _require_line(found: list[Script], history: History) -> None:
     first, last = found[0].id, found[-1].id
     if len(found) < 2:
-        raise _no_stretch(history, first, last, "it is one script, which is as short as it can be")
+        raise HistoryError(
+            "CKM318",
+            f"{history.label(first)} is one script: there is nothing to squash",
+            where=str(history.folder),
+            why="a stretch runs from one script to a later one, and both belong to it",
+            fix=f"Name a later one as well ({found[0].number or first}:REV), or : for all scripts.",
+        )
     for script in found[:-1]:
         others = [c for c in history.children[script.id] if c not in {s.id for s in found}]
         if others:
