@@ -52,6 +52,7 @@ MEANINGS = {
     "CKM255": "there is no head to draft from",
     "CKM256": "options of a draft do not go together",
     "CKM258": "there are no two heads to merge",
+    "CKM273": "the state of these optimizers is not in the file",
     "CKM301": "a script cannot be read",
     "CKM304": "a literal of a script is no literal",
     "CKM305": "a literal of a script has a wrong value",

@@ -4,10 +4,13 @@ The language of a block says what becomes of it:
 
 * `console`: the commands behind `$ ` are run in the project of the page, their output is compared.
   A line `…` stands for lines that are left out; of a command that fails, the first lines suffice.
+  Where a question is shown with an answer behind it, the command runs on a terminal and gets that.
 * any language, where the first line is `# PATH`: the file is written into that project.
 * `sh`: commands for the reader's own files. They are not run; each must be one that the command
   line understands.
-* anything else is not run: excerpts, which must be valid Python or TOML, and outputs.
+* anything else is not run, and `tests/test_pages.py` says why.
+
+What readers need not see stands in an HTML comment: blocks in it are followed like all others.
 
 Ids of revisions are random: an id on the page stands for the one that was made at that place.
 """
@@ -15,18 +18,23 @@ Ids of revisions are random: an id on the page stands for the one that was made 
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent
 
 ROOT = Path(__file__).parents[1]
+INSTALLED = any(point.name == "ckmigrate" for point in entry_points(group="pytest11"))
+PLUGIN = () if INSTALLED else ("-p", "ckmigrate.pytest_plugin")
 BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 REVISION = re.compile(r"\b[0-9a-f]{10}\b")
+ANSWER = re.compile(r"\[a/e/n\]: (\w+)$", re.MULTILINE)
 FILE = re.compile(r"# (\S+\.(?:py|toml|yml|yaml|cfg|txt))\n")
 
 
@@ -86,7 +94,7 @@ def tools(folder: Path) -> Path:
     for name, arguments in {
         "ckmigrate": "-m ckmigrate",
         "python": "",
-        "pytest": "-m pytest",
+        "pytest": " ".join(["-m pytest -p no:cacheprovider", *PLUGIN]),
     }.items():
         script = folder / name
         script.write_text(
@@ -121,6 +129,17 @@ class Reader:
         path.write_text(self.real(text), encoding="utf-8")
 
     def run(self, command: str, shown: str) -> None:
+        typed = ANSWER.findall(shown)
+        code, printed = self.typed(command, typed) if typed else self.printed(command)
+        self.learn(printed, shown)
+        expected = as_pattern(self.real(shown)) + ("(.|\n)*" if code else "")
+        same = re.fullmatch(expected, printed)
+        assert not code or shown.strip(" …\n"), f"$ {command}\n--- failed\n{printed}"
+        assert same, f"$ {command}\n--- the page\n{self.real(shown)}--- printed\n{printed}"
+        self.compared += 1
+
+    def printed(self, command: str) -> tuple[int, str]:
+        """The exit code of a command, and what it prints on both streams."""
         result = subprocess.run(
             self.real(command),
             shell=True,
@@ -131,11 +150,25 @@ class Reader:
             text=True,
             check=False,
         )
-        self.learn(result.stdout, shown)
-        expected = as_pattern(self.real(shown)) + ("(.|\n)*" if result.returncode else "")
-        same = re.fullmatch(expected, result.stdout)
-        assert same, f"$ {command}\n--- the page\n{self.real(shown)}--- printed\n{result.stdout}"
-        self.compared += 1
+        return result.returncode, result.stdout
+
+    def typed(self, command: str, answers: Sequence[str]) -> tuple[int, str]:
+        """The same on a terminal, on which somebody has typed the answers."""
+        terminal, side = pty.openpty()
+        environment = {**self.environment(), "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
+        with subprocess.Popen(
+            self.real(command),
+            shell=True,
+            cwd=self.project,
+            env=environment,
+            stdin=side,
+            stdout=side,
+            stderr=side,
+        ) as process:
+            os.close(side)
+            screen = _until_end(terminal, list(answers))
+        os.close(terminal)
+        return process.returncode, screen.replace("\r\n", "\n")
 
     def learn(self, printed: str, shown: str) -> None:
         """Take ids of the page that are new for the new ones that were printed, in their order."""
@@ -157,6 +190,18 @@ class Reader:
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+
+def _until_end(terminal: int, answers: list[str]) -> str:
+    """What comes to the terminal until its last program ends; each question gets an answer."""
+    screen = b""
+    while True:
+        try:
+            screen += os.read(terminal, 1 << 16)
+        except OSError:  # Linux says so where nobody holds the other side any more.
+            return screen.decode()
+        if answers and screen.endswith(b"]: "):
+            os.write(terminal, f"{answers.pop(0)}\n".encode())
 
 
 def as_pattern(shown: str) -> str:
