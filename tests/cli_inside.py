@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckmigrate.cli import main
 from tests.cli_project import Ran, Toy
 
-__all__ = ["Inside", "Talk"]
+__all__ = ["Inside", "InsideToy", "Talk"]
 
 _PROMPT = "[a/e/n]: "
 
@@ -114,6 +115,19 @@ class Inside:
             yield patch
             for name in [n for n in sys.modules if n.partition(".")[0] == self.package]:
                 del sys.modules[name]
+
+
+@dataclass(frozen=True)
+class InsideToy(Toy):
+    """A project whose commands run in the process of the test, unless they are to have an
+    environment, a folder or streams of their own."""
+
+    monkeypatch: pytest.MonkeyPatch
+
+    def run(self, *arguments: object, env: Mapping[str, str] | None = None, **more: Any) -> Ran:
+        if env or more:
+            return super().run(*arguments, env=env, **more)
+        return Inside(self, self.monkeypatch).run(*arguments)
 
 
 def _answer(terminal: int, answers: list[str], screen: list[str]) -> None:

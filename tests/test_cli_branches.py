@@ -1,4 +1,4 @@
-"""merge and rebase: the real command on a small project, without git."""
+"""merge and rebase: the command on a small project, without git."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from ckmigrate.revisions.graph import read_history
-from tests.cli_project import IDS, Toy
+from tests.cli_inside import InsideToy
+from tests.cli_project import IDS, Toy, make_toy
 
 LEFT, RIGHT, MORE = "d4d4d4d4d4", "e5e5e5e5e5", "f6f6f6f6f6"
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy").root, monkeypatch)
 
 
 @pytest.fixture

@@ -14,12 +14,18 @@ from torch import Tensor
 
 from ckmigrate.execute.commit import Destination
 from ckmigrate.migrate import carry_out
-from tests.cli_project import BASE, IDS, Toy
+from tests.cli_inside import InsideToy
+from tests.cli_project import BASE, IDS, Toy, make_toy
 from tests.dcp_folders import grid, handmade, load, metadata_of, rows, save, whole
 from tests.projects import Zoo
 from tests.shards import content, digest
 
 TAG = "ckmigrate.json"
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy").root, monkeypatch)
 
 
 def values() -> dict[str, Tensor]:

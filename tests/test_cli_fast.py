@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from ckmigrate.execute.undo import pending_path
+from tests.cli_inside import InsideToy
 from tests.cli_project import Toy, make_toy, slowed
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return make_toy(tmp_path / "toy", scripts=2)
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy", scripts=2).root, monkeypatch)
 
 
 FAST = ("--in-place", "--fast", "--no-model")

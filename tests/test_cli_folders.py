@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cli_inside import InsideToy
 from tests.cli_project import BASE, IDS, Toy, make_toy
 from tests.shards import content, digest, folder, index_of, shards_of
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return make_toy(tmp_path / "toy")
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy").root, monkeypatch)
 
 
 def model(toy: Toy, name: str = "model") -> Path:

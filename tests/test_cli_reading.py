@@ -7,10 +7,18 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from ckmigrate.revisions.lock import Lock, LockLine, render_lock
+from tests.cli_inside import InsideToy
 from tests.cli_project import BASE, IDS, ROOT, Toy, make_toy, safetensors
 
 DIGITS = ROOT / "examples" / "digits" / "checkpoints" / "digits-1.0.pt"
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy").root, monkeypatch)
 
 
 def test_history_lists_newest_first_and_marks_the_head(toy: Toy) -> None:

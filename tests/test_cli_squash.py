@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_project import IDS, Toy
+from tests.cli_inside import InsideToy
+from tests.cli_project import IDS, Toy, make_toy
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy").root, monkeypatch)
 
 
 def listing(toy: Toy) -> list[str]:

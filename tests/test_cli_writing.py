@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from ckmigrate.formats.open_checkpoint import open_checkpoint
-from tests.cli_project import BASE, IDS, Toy, safetensors
+from tests.cli_inside import InsideToy
+from tests.cli_project import BASE, IDS, Toy, make_toy, safetensors
 
 BACKUP = "old.safetensors.bak-base"
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy").root, monkeypatch)
 
 
 def test_plan_shows_every_operation_folded_and_writes_nothing(toy: Toy) -> None:

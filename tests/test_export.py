@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ckmigrate.compile import State, Trace, TracedScript, start, trace
 from ckmigrate.errors import MigrationError
 from ckmigrate.execute.commit import Destination
 from ckmigrate.export import runtime
-from ckmigrate.export.loops import Line, looped
+from ckmigrate.export.loops import Line, comprehension, literal, looped
 from ckmigrate.export.program import program
 from ckmigrate.migrate import Request, carry_out, prepare
 from ckmigrate.project import find_project
@@ -312,6 +313,53 @@ def test_numbers_become_loops_only_where_they_come_back_exactly() -> None:
     space: dict[str, Any] = {"old": _Names(), "new": {}}
     exec(text, space)
     assert space["new"] == {line.name: eval(line.code, {"old": _Names()}) for line in lines}
+
+
+@st.composite
+def assignments(draw: st.DrawFn) -> list[Line]:
+    """Names with numbers in them, each once, of alike and of unlike sources."""
+    number = st.sampled_from([0, 1, 2, 3, 7, 10])
+    lines: dict[str, Line] = {}
+    for _ in range(draw(st.integers(1, 3))):
+        shape = draw(st.sampled_from(["a.{0}", "a.{0}.b.{1}", "{{x}}.{0}.w{0}", "c.{1}.{0}.{1}"]))
+        code = draw(
+            st.sampled_from(['"s.{0}.{1}"', '"s.{1}"', '"s.0.{0}"', '"t"', '"s.{0}."[0:{0}]'])
+        )
+        for pair in draw(st.lists(st.tuples(number, number), min_size=1, max_size=12)):
+            name = shape.format(*pair)
+            lines.setdefault(name, Line(name, code.format(*pair)))
+    return list(lines.values())
+
+
+@given(assignments())
+@settings(deadline=None)
+def test_loops_assign_what_the_lines_do(lines: list[Line]) -> None:
+    space: dict[str, Any] = {"new": _Once()}
+    exec("\n".join(looped(lines)), space)
+    assert space["new"] == {line.name: eval(literal(line.code)) for line in lines}
+
+
+@given(st.lists(st.sampled_from(['"a.{}"', '"a.{}.{}"', '"b"', '"{}.c.1"']), max_size=4), st.data())
+@settings(deadline=None)
+def test_parts_become_a_comprehension_only_where_they_come_back_exactly(
+    shapes: list[str], data: st.DataObject
+) -> None:
+    step, odd = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from(["", ", 5"]))
+    texts = [", ".join(shapes).replace("{}", str(i)) for i in range(0, 4 * step, step)]
+    parts = [f"f([{text}])" for text in texts[:-1]] + [f"f([{texts[-1]}]{odd})"]
+    text = comprehension(parts)
+    if text is not None:
+        space = {"f": lambda *given: given}
+        made = eval(f"[{literal(text)}]", space)
+        assert made == [eval(part, space) for part in parts]
+
+
+class _Once(dict[str, Any]):
+    """Takes each key once."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        assert key not in self
+        super().__setitem__(key, value)
 
 
 class _Names:

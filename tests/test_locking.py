@@ -26,12 +26,13 @@ from ckmigrate.revisions.graph import History, read_history
 from ckmigrate.revisions.lock import Lock, LockLine, parse_conflicted, parse_lock, read_lock
 from ckmigrate.snapshot import Snapshot, read_snapshot, render_snapshot
 from ckmigrate.spec import DType, Schema, TensorSpec
+from tests.cli_inside import InsideToy
 from tests.cli_project import BASE, BODIES, IDS, Toy, make_toy
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return make_toy(tmp_path / "toy")
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    return InsideToy(make_toy(tmp_path / "toy").root, monkeypatch)
 
 
 def parts(toy: Toy) -> tuple[Project, History, dict[str, Replay]]:

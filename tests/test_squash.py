@@ -19,9 +19,10 @@ from ckmigrate.file_set import replace_files
 from ckmigrate.migrate import Request, carry_out, prepare, replays
 from ckmigrate.project import find_project
 from ckmigrate.revisions.graph import read_history
+from ckmigrate.revisions.script import parse_script
 from ckmigrate.squash.git import commit_of, uncommitted
 from ckmigrate.squash.prune import plan_prune
-from ckmigrate.squash.squash import Squash, squash, stretch
+from ckmigrate.squash.squash import Squash, prove, squash, stretch
 from tests.projects import Script, Zoo, load, revision, tag_of
 
 ROOT = Path(__file__).parents[1]
@@ -257,6 +258,44 @@ def test_what_one_script_cannot_hold_is_refused(
         squashed(zoo, 1, 2)
     assert caught.value.code == code
     assert word in str(caught.value)
+
+
+def unproved(zoo: Zoo, text: str) -> str:
+    """Why a script that somebody wrote does not stand for the two scripts of the project."""
+    project, history = zoo.project, zoo.history
+    chain = stretch(history, revision(1), revision(2))
+    squash_text = f"revision = '{revision(2)}'\nrevises = None\napi = 1\n{text}"
+    script = parse_script(squash_text.encode(), project.migrations / "0002_squash.py")
+    with pytest.raises(MigrationError) as caught:
+        prove(chain, replays(project, history, {}), project.params, script)
+    assert caught.value.code == "CKM513"
+    return "; ".join(caught.value.details)
+
+
+def two_renames(tmp_path: Path) -> Zoo:
+    bodies = ("ck.rename('body.{i}.w', 'mid.{i}.w')", "ck.rename('mid.**', 'end.**')")
+    return Zoo(tmp_path, *bodies, base=BASE)
+
+
+UP = "def upgrade(ck):\n    ck.rename('body.{i}.w', 'end.{i}.w')\n"
+
+
+def test_what_is_the_same_on_the_snapshot_alone_is_not_the_same(tmp_path: Path) -> None:
+    """Of one more layer the script knows nothing."""
+    each = "".join(f"    ck.rename('body.{i}.w', 'end.{i}.w')\n" for i in (0, 1))
+    why = unproved(two_renames(tmp_path), f"def upgrade(ck):\n{each}")
+    assert "deeper" in why
+
+
+def test_a_script_without_a_way_back_stands_for_none_that_has_one(tmp_path: Path) -> None:
+    why = unproved(two_renames(tmp_path), f"irreversible = 'so it is'\n\n\n{UP}")
+    assert "there is no way back, and the chain has one" in why
+
+
+def test_another_way_back_is_noticed(tmp_path: Path) -> None:
+    down = "\n\ndef downgrade(ck):\n    ck.rename('end.{i}.w', 'body.{i}.x')\n"
+    why = unproved(two_renames(tmp_path), UP + down)
+    assert "on the way back, 'body.0.w' is missing" in why
 
 
 def test_without_a_snapshot_nothing_is_proved(tmp_path: Path) -> None:
