@@ -176,6 +176,28 @@ def test_layers_in_another_order_are_not_taken_for_each_other(tmp_path: Path) ->
     assert all(torch.equal(state[n]["exp_avg"], moments[n]) for n in range(2))
 
 
+def test_a_file_at_the_head_is_numbered_anew_where_the_model_has_another_order(
+    tmp_path: Path,
+) -> None:
+    """No script is left to run, and the layers of one shape have changed places in the code."""
+    turned = SAME.replace("self.one, self.two =", "self.two, self.one =")
+    before, after = (
+        Zoo(tmp_path / name, "'one.weight' in ck", model=text, base=module(SAME).state_dict())
+        for name, text in (("a", SAME), ("b", turned))
+    )
+    model, optimizer = trained(OPTIMIZERS["amsgrad"], SAME)
+    path = before.upgrade(before.save(saved(model, optimizer), "old.pt"))
+    assert not before.prepare(path).has_work
+    assert after.prepare(path).has_work
+    new = after.upgrade(path)
+    assert not after.prepare(new).has_work
+    losses = train(model, optimizer, range(100, 120))
+    found: Any = load(new)
+    assert resumed(found, OPTIMIZERS["amsgrad"], turned) == pytest.approx(losses, rel=1e-4)
+    stale: Any = {**found, "optimizer": torch.load(path, weights_only=True)["optimizer"]}
+    assert resumed(stale, OPTIMIZERS["amsgrad"], turned) != pytest.approx(losses, rel=1e-4)
+
+
 def test_the_plan_says_what_becomes_of_it(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path, BODY, model=NEW, base=module(OLD).state_dict())
     path = zoo.save(saved(*trained(OPTIMIZERS["adamw"])), "old.pt")
