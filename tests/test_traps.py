@@ -222,15 +222,32 @@ def test_a_dtype_that_torch_would_cast_is_refused(tmp_path: Path) -> None:
 # --- training state ---------------------------------------------------------------------------
 
 
+TWINS = """
+class Twins(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+
+def build():
+    return Twins()
+"""
+
+
 def test_moments_are_not_swapped_when_layers_are(tmp_path: Path) -> None:
-    zoo = Zoo(tmp_path, "ck.rename('a', 't')\nck.rename('b', 'a')\nck.rename('t', 'b')")
+    swap = "ck.rename('a', 't')\nck.rename('b', 'a')\nck.rename('t', 'b')"
+    zoo = Zoo(tmp_path, swap, model=TWINS)
     parameters = [torch.nn.Parameter(torch.randn(2)) for _ in range(2)]
     optimizer = torch.optim.Adam(parameters)
     parameters[0].grad = torch.ones(2)
     optimizer.step()
     weights = {"a": parameters[0].data, "b": parameters[1].data}
-    error = zoo.refusal(zoo.save({"model": weights, "optimizer": optimizer.state_dict()}))
-    assert error.code == "CKM560"
+    old = zoo.save({"model": weights, "optimizer": optimizer.state_dict()})
+    found = torch.load(zoo.upgrade(old), weights_only=True)
+    # What was a is b now, and counts as the second.
+    assert list(found["optimizer"]["state"]) == [1]
+    assert torch.equal(found["model"]["b"], weights["a"])
+    error = zoo.refusal(old, "other.pt", use_model=False)
+    assert error.code == "CKM566"
 
 
 # --- reading and writing ----------------------------------------------------------------------
