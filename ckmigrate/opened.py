@@ -47,6 +47,8 @@ class Request:
     model          name of one of the configured models; None where there is only one
     use_model      compare with the model and load into it (needs torch); otherwise with the
                    snapshot that the scripts make of the base schema
+    model_for_order  build the model all the same where an optimizer counts its parameters, which
+                   only the model can number anew
     optimizer, ema what to do with training state: let it follow the weights, or leave it behind
     param_order    names of the parameters of the optimizers of the file, over all of their groups,
                    and the file that says so; None: worked out
@@ -58,6 +60,7 @@ class Request:
     from_revision: str | None = None
     model: str | None = None
     use_model: bool = True
+    model_for_order: bool = False
     params: Mapping[str, object] = field(default_factory=dict)
     weights: str | None = None
     carry: tuple[str, ...] = ()

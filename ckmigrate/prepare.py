@@ -20,6 +20,7 @@ from ckmigrate.execute.source import is_plain
 from ckmigrate.expr import sources
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.tree import Tensor
+from ckmigrate.formats.tree_paths import child
 from ckmigrate.identify import Identity, Replay
 from ckmigrate.locking import committed_head
 from ckmigrate.lower import Copy
@@ -46,6 +47,7 @@ from ckmigrate.target_optimizer import Groups, load_groups
 from ckmigrate.ties import Ties
 from ckmigrate.training.carried import Carried
 from ckmigrate.training.carry_state import carry_state
+from ckmigrate.training.optimizer_form import counts_parameters
 from ckmigrate.uncollected import uncollected
 
 __all__ = ["Direction", "FindTarget", "Prepared", "find_target", "finding_once", "prepare"]
@@ -362,7 +364,8 @@ def _goal(case: _Case) -> _Goal:
     schema of that replay at the revision where it is now.
     """
     request, heads = case.request, case.history.heads
-    if request.use_model and ((case.wanted,) == heads or not heads):
+    use_model = request.use_model or (request.model_for_order and _is_counted(case))
+    if use_model and ((case.wanted,) == heads or not heads):
         target = case.find(case.project, replace(request, model=_model_of(case)))
         return _Goal(target, target.schema, f"model '{target.model}' ({target.factory})")
     for name, replay in case.known.items():
@@ -370,6 +373,18 @@ def _goal(case: _Case) -> _Goal:
         if request.model in (None, name) and begin is not None and begin == case.opened.schema:
             return _goal_of_snapshot(case, name, replay)
     return _Goal(remarks=("not compared with a model: no snapshot has this file's shapes",))
+
+
+def _is_counted(case: _Case) -> bool:
+    """Whether an optimizer that follows knows its parameters by numbers."""
+    opened, request = case.opened, case.request
+    if request.optimizer == "drop" or request.weights_only or not case.project.models:
+        return False
+    return any(
+        counts_parameters(child(opened.stored.state_tree, outside.path))
+        for outside in opened.layout.training_state
+        if outside.kind == "optimizer" and outside.is_readable
+    )
 
 
 def _goal_of_snapshot(case: _Case, name: str, replay: Replay) -> _Goal:

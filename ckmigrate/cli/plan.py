@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ckmigrate.cli.collect import Found
 from ckmigrate.cli.options import make_request, paths_argument, reading_options, result_options
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
-from ckmigrate.migrate import Prepared, prepare, replays
+from ckmigrate.migrate import Prepared, finding_once, prepare, replays
 from ckmigrate.uncollected import uncollected
 
 __all__ = ["command", "plan_answer"]
@@ -34,7 +35,8 @@ def command(
     tensor is read and nothing is written.
 
     The result is compared with the committed snapshot, led through the scripts; `--with-model`
-    builds the model and compares with that, as `upgrade` does. -v lists every group of tensors;
+    builds the model and compares with that, as `upgrade` does, and so does optimizer state that
+    counts its parameters, since the model numbers them. -v lists every group of tensors;
     --json gives the plan entry by entry.
 
     \b
@@ -44,10 +46,12 @@ def command(
     project = session.project()
     history = session.history(project)
     request = make_request(to=to, use_model=with_model, **options)
-    known = replays(project, history, request.params)
+    request = replace(request, model_for_order=True)
+    known, find = replays(project, history, request.params), finding_once()
 
     def one(found: Found, _: Watch) -> Answer:
-        return plan_answer(session, prepare(project, history, found.path, request, known=known))
+        prepared = prepare(project, history, found.path, request, known=known, find=find)
+        return plan_answer(session, prepared)
 
     return each(session, paths, one)
 
