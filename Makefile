@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## Make .venv with the package and its development tools
 
-demo: $(STAMP) ## Upgrade the example's 1.0 checkpoint and compare accuracies
+demo: $(STAMP) ## Upgrade the example's 1.0 checkpoint, compare accuracies, train on
 	$(BIN)/python -m examples.digits.demo
 
 test: $(STAMP) ## Run every test, the slow sweeps included

@@ -17,4 +17,6 @@ def upgrade(ck: Checkpoint) -> None:
         mul,
         # Declared, so that planning does not need torch.
         specs=lambda weight, mask: [(weight.dtype, weight.shape)],
+        # The pruned weights had no gradient since they were pruned; all others had the same one.
+        moments=lambda name, weight, mask: weight,
     )

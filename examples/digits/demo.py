@@ -1,7 +1,8 @@
-"""Upgrade the checkpoint of release 1.0 to today's architecture and measure both.
+"""Upgrade the checkpoint of release 1.0 to today's architecture, measure both, train on from both.
 
 `python -m examples.digits.demo` runs the `ckmigrate` command that is installed beside the Python
-that runs it. It ends with exit code 1 if the accuracy or the logits differ.
+that runs it. It ends with exit code 1 if the accuracy or the logits differ, or if training does not
+go on from the upgraded checkpoint as it does from the old one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 from examples.digits.evaluate import CHECKPOINT, accuracy, load, logits
+from examples.digits.resume import next_losses
 
 __all__ = ["main"]
 
@@ -43,8 +45,26 @@ def compare() -> bool:
     return before == after and difference <= TOLERANCE
 
 
+def resume() -> bool:
+    """Print the next losses of both; whether today's model goes on as the old one does."""
+    old, new = next_losses(CHECKPOINT, "v1_0"), next_losses(OUTPUT, "current")
+    fresh = next_losses(OUTPUT, "current", forget=True)
+    print("\ntraining goes on with the optimizer of each: loss of the next batches")
+    print("  release 1.0      today")
+    for one, other in zip(old, new, strict=True):
+        print(f"  {one:11.6f}  {other:9.6f}")
+    print(f"largest difference                     {distance(old, new):.1e}")
+    print(f"with a fresh optimizer it would be     {distance(old, fresh):.1e}")
+    return distance(old, new) <= TOLERANCE < distance(old, fresh)
+
+
+def distance(one: list[float], other: list[float]) -> float:
+    """The largest difference between losses of one step."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
 def main() -> None:
-    """Identify, plan, upgrade, compare."""
+    """Identify, plan, upgrade, compare, resume."""
     source, target = (str(path.relative_to(ROOT)) for path in (CHECKPOINT, OUTPUT))
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.unlink(missing_ok=True)
@@ -55,6 +75,8 @@ def main() -> None:
     run("current", target)
     if not compare():
         raise SystemExit("the upgrade changed what the model computes")
+    if not resume():
+        raise SystemExit("training does not go on from the upgraded checkpoint")
 
 
 if __name__ == "__main__":
