@@ -50,6 +50,14 @@ NOT_RUN = {
         "from lightning.pytorch import Trainer": "about a training run of the reader's",
         "from transformers import Trainer": "about a training run of the reader's",
     },
+    "resume.md": {
+        "names = {id(p): name for name, p in": "lines for the reader's training code",
+        "ckmigrate upgrade last.pt -o resumed.pt --param-order": "see test_resume_optimizers.py",
+        "[tool.ckmigrate]\nmodel": "an excerpt, about code of the reader's",
+        'ck.compute("scale", "log_scale"': "a line; see test_compute.py",
+        'ck.meta.rename("hyper_parameters.n_head"': "lines; see test_resume_backbone.py",
+        "ckmigrate upgrade last.ckpt -o resumed.ckpt": "one run in every way; see tests/resume",
+    },
     "performance.md": {"python -m benchmarks --list": "takes minutes; see test_benchmarks.py"},
 }
 """Why a block that begins so is not run: all others of all pages are."""
