@@ -10,7 +10,7 @@ from ckmigrate.compile import Trace
 from ckmigrate.expr import Call, Expr, fill, sources
 from ckmigrate.formats.tree_paths import child
 from ckmigrate.opened import Opened, Request
-from ckmigrate.spec import Schema, TensorSpec
+from ckmigrate.spec import TensorSpec
 from ckmigrate.target import Target
 from ckmigrate.target_optimizer import Groups
 from ckmigrate.training.buffers import torch_buffers
@@ -55,7 +55,8 @@ def carry_optimizer_state(
         weights=opened.schema,
         ties=trace.start.ties,
         order=order_in_file(opened) or order,
-        buffers=_buffers(opened.schema, trace, new),
+        buffers=torch_buffers(opened.schema),
+        likely=_likely_buffers(trace, new),
         wrappers=wrappers,
     )
     place = _places(trace)
@@ -84,7 +85,7 @@ def parameters_in_order(
     """The parameters of the old model in its order, by their names in expressions; `order` counts
     where the file has none."""
     new = _new_model(trace, target)
-    buffers = _buffers(opened.schema, trace, new)
+    buffers = torch_buffers(opened.schema) | _likely_buffers(trace, new)
     listed = order_in_file(opened) or order
     found = OldModel(opened.schema, trace.start.ties, listed, buffers).parameters
     return None if found is None else tuple(found)
@@ -127,15 +128,14 @@ def _once(entries: Mapping[str, Expr], ties: Sequence[Sequence[str]]) -> dict[st
     return {name: expr for name, expr in entries.items() if name not in second}
 
 
-def _buffers(weights: Schema, trace: Trace, new: NewModel) -> frozenset[str]:
-    """Weights of the file that no optimizer holds: buffers of torch's own modules, and those that
-    are nothing but buffers in the new model."""
-    plain = torch_buffers(weights)
-    if new.parameters is None:
-        return plain
+def _likely_buffers(trace: Trace, new: NewModel) -> frozenset[str]:
+    """Weights of the file that are nothing but buffers in the new model, where all of its
+    parameters are trained. They may have been parameters: what was learned is fixed now."""
+    if new.parameters is None or not set(new.parameters) <= set(new.trainable):
+        return frozenset()
     parameters = {s for name in new.parameters for s in sources(new.entries[name])}
     others = {s for expr in trace.end.entries.values() for s in sources(expr)}
-    return plain | (others - parameters)
+    return frozenset(others - parameters)
 
 
 def _places(trace: Trace) -> Callable[[Call], str | None]:

@@ -22,7 +22,7 @@ from ckmigrate.training.optimizer_form import Group, Key, Optimizer, read_optimi
 from ckmigrate.training.param_groups import NewModel, OldGroups, regrouped
 from ckmigrate.training.param_names import Given, OldModel, Place, named
 from ckmigrate.training.param_state import NewState, OldParameter, StateMaker
-from ckmigrate.training.state_fields import build_state, shape_of
+from ckmigrate.training.state_fields import FACTORS, build_state, shape_of
 
 __all__ = ["carry_optimizers"]
 
@@ -171,7 +171,7 @@ def _carry(
         for name, at in held.items()
         if at.optimizer == number
     }
-    maker = StateMaker(optimizer, old_own, labels, place)
+    maker = StateMaker(optimizer, old_own, labels, place, _whole_fields(optimizer, old_own))
     listed, keys = _keyed(optimizer, [members[group] for group in own], prefix)
     wanted: dict[Key, tuple[int, Expr]] = {
         key: (group, new.entries[name]) for name, (group, key) in keys.items()
@@ -186,6 +186,20 @@ def _carry(
     verify = _verifier(optimizer, listed, state, planned)
     node = CarriedNode(optimizer.path, "optimizer", build, summary, verify)
     return _Part(node, state, maker)
+
+
+def _whole_fields(optimizer: Optimizer, old: Mapping[str, OldParameter]) -> frozenset[object]:
+    """Fields that are matrices beside a parameter somewhere, such as the preconditioners of
+    Shampoo: of a square parameter they have its shape, and are no moments of it either."""
+    pairs = [(one.spec.shape, optimizer.state.get(one.key, {})) for one in old.values()]
+    shapes = [
+        (name, part.spec.shape, shape)
+        for shape, fields in pairs
+        for name, part in fields.items()
+        if isinstance(part, Tensor)
+    ]
+    odd = {name for name, own, shape in shapes if own not in ((), shape)}
+    return frozenset(odd) | FACTORS
 
 
 def _keyed(

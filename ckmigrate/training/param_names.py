@@ -33,6 +33,7 @@ class OldModel:
     ties      groups of names that are one tensor
     order     their names in the order of the model; None where the file does not have it
     buffers   those that are no parameters, as far as that is known
+    likely    those that probably are none: in the new model they are buffers
     wrappers  name segments that may stand before a name
     """
 
@@ -40,6 +41,7 @@ class OldModel:
     ties: Sequence[Sequence[str]] = ()
     order: Sequence[str] | None = None
     buffers: frozenset[str] = frozenset()
+    likely: frozenset[str] = frozenset()
     wrappers: Sequence[str] = ()
 
     @property
@@ -120,8 +122,14 @@ def _counted(
         found = {name: old.find(name) for name in given.order}
         weights = {name: _parameter(where[1], old) for name, where in found.items() if where}
         return names_given(slots, given.order, weights, given.source)
-    model = [_parameter(name, old) for name in old.parameters or () if name not in held]
-    return names_by_order(slots, None if old.order is None else model)
+    if old.order is None:
+        return names_by_order(slots, None)
+    names = [name for name in old.parameters or () if name not in held]
+    sure = [name for name in names if name not in old.likely]
+    # Only where every other weight is in the optimizer: beside frozen ones, what is a buffer now
+    # may have been the parameter that it held.
+    model = sure if len(sure) == len(slots) else names
+    return names_by_order(slots, [_parameter(name, old) for name in model])
 
 
 def _hold(

@@ -8,7 +8,7 @@ whole tensor only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckmigrate import expr as ex
@@ -74,6 +74,7 @@ class StateMaker:
 
     old      its old parameters by name
     place    script and line of a call, for errors
+    whole    fields that mean something for a whole tensor only
     tensors  the old tensors that were used, by label
     used     names of the old parameters whose state was used
     """
@@ -82,6 +83,7 @@ class StateMaker:
     old: Mapping[str, OldParameter]
     labels: Labels
     place: Callable[[Call], str | None]
+    whole: Collection[object] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     _moments: dict[tuple[object, Number], Moments] = field(default_factory=dict)
@@ -274,7 +276,8 @@ class StateMaker:
     def _is_plain(self, old: str, name: object, part: object) -> bool:
         if not isinstance(part, Tensor):
             return part is None or isinstance(part, bool | int | float | str)
-        return part.spec.ndim == 0 or (self._is_moment(old, name) and is_number(part.spec))
+        elementwise = self._is_moment(old, name) and is_number(part.spec)
+        return part.spec.ndim == 0 or (elementwise and name not in self.whole)
 
     def _label(self, part: Tensor, at: Path) -> Source:
         label = self.labels.of(self._path(at))

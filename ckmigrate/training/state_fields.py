@@ -18,6 +18,7 @@ from ckmigrate.training.optimizer_form import Fields, Key
 __all__ = [
     "COUNTS",
     "EAGER",
+    "FACTORS",
     "FIRST_COUNT",
     "FIRST_SETTING",
     "VALUES",
@@ -46,6 +47,10 @@ FIRST_COUNT: dict[object, Number | str] = {"step": 0, "mu_product": 1, "mu": 1, 
 
 EAGER = frozenset({"step", "sum"})
 """The fields of Adagrad, which makes the state of every parameter when it is made."""
+
+
+FACTORS = frozenset({"row_var", "col_var"})
+"""What Adafactor keeps of rows and columns; of a parameter of one element, they have its shape."""
 
 
 class At(NamedTuple):

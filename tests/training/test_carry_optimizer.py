@@ -310,3 +310,48 @@ build = Net
     assert torch.equal(state[0]["exp_avg"], moments[0])
     assert torch.equal(state[2]["exp_avg"], moments[1])
     assert 1 not in state
+
+
+FIXED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(6, 6, bias=False)
+        self.learned = nn.Parameter(torch.ones(6, 6))
+        self.two = nn.Linear(6, 6, bias=False)
+
+    def forward(self, x):
+        return self.two(self.one(x).tanh() + x @ self.learned)
+
+build = Net
+"""
+
+
+def fixed(*, frozen: bool) -> str:
+    text = FIXED.replace("self.learned = nn.Parameter(", "self.register_buffer('learned', ")
+    text = text.replace("two", "second")
+    freeze = "        self.second.requires_grad_(False)\n" * frozen
+    return text.replace("\n    def forward", f"{freeze}\n    def forward")
+
+
+def test_a_parameter_becomes_a_buffer(tmp_path: Path) -> None:
+    """Nothing but its name is left in the new model, and the optimizer counted it."""
+
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=0.01)
+
+    model, optimizer = trained(make, FIXED)
+    body = "ck.rename('two.weight', 'second.weight')"
+    zoo = Zoo(tmp_path, body, model=fixed(frozen=False), base=model.state_dict())
+    found: Any = load(zoo.upgrade(zoo.save(saved(model, optimizer), "old.pt")))
+    model.get_parameter("learned").requires_grad_(False)
+    losses = train(model, optimizer, range(100, 120))
+    assert resumed(found, make, fixed(frozen=False)) == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_frozen_weight_is_not_taken_for_a_parameter_that_became_a_buffer(tmp_path: Path) -> None:
+    model, optimizer = trained(lambda m: torch.optim.Adam(list(m.parameters())[:2]), FIXED)
+    body = "ck.rename('two.weight', 'second.weight')"
+    zoo = Zoo(tmp_path, body, model=fixed(frozen=True), base=model.state_dict())
+    path = zoo.save(saved(model, optimizer), "old.pt")
+    assert zoo.refusal(path).code == "CKM566"

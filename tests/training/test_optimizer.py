@@ -392,3 +392,31 @@ def test_without_a_model_numbers_are_refused_and_names_follow() -> None:
     refusal("CKM566", [optimizer.state_dict()], old, blind)
     (found,), _ = carried([get_optimizer_state_dict(model, optimizer)], old, blind)
     assert set(found["state"]) == set(entries)
+
+
+def test_factors_of_one_element_are_no_moments() -> None:
+    """Adafactor's rows and columns have the shape of such a parameter."""
+    model = nn.ParameterDict({name: torch.ones(1, 1) for name in "ab"})
+    for parameter in model.values():
+        parameter.grad = torch.ones(1, 1)
+    optimizer = torch.optim.Adafactor(model.values())
+    optimizer.step()  # type: ignore[no-untyped-call]
+    weights = weights_of(model)
+    both = ex.concat(list(unchanged(weights).values()), 0)
+    refusal("CKM570", [optimizer.state_dict()], old_model(weights), new_model({"c": both}))
+
+
+def test_preconditioners_of_square_parameters_are_no_moments() -> None:
+    """What is a matrix beside a bias is one beside a square weight too."""
+    weights = weights_of(nn.Linear(4, 4))
+    fields = {0: (4, 4), 1: (4,)}
+    state = {
+        key: {"momentum": torch.ones(shape), "precond_0": torch.eye(4)}
+        for key, shape in fields.items()
+    }
+    node = {"state": state, "param_groups": [{"params": [0, 1]}]}
+    same = unchanged(weights)
+    (found,), _ = carried([node], old_model(weights), new_model(same))
+    assert torch.equal(found["state"][0]["precond_0"], torch.eye(4))
+    turned = {**same, "weight": ex.permute(same["weight"], (1, 0))}
+    refusal("CKM570", [node], old_model(weights), new_model(turned))
