@@ -54,7 +54,7 @@ def carry_optimizer_state(
     old = OldModel(
         weights=opened.schema,
         ties=trace.start.ties,
-        order=order_in_file(opened) or order,
+        order=_certain_order(opened, order),
         buffers=torch_buffers(opened.schema),
         likely=_likely_buffers(trace, new),
         wrappers=wrappers,
@@ -89,6 +89,16 @@ def parameters_in_order(
     listed = order_in_file(opened) or order
     found = OldModel(opened.schema, trace.start.ties, listed, buffers).parameters
     return None if found is None else tuple(found)
+
+
+def _certain_order(opened: Opened, recorded: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """None where the file has another order than the model had at the base: some programs sort."""
+    found = order_in_file(opened)
+    if found is None or recorded is None:
+        return found or recorded
+    both = frozenset(found) & frozenset(recorded)
+    one, other = ([name for name in names if name in both] for names in (found, recorded))
+    return found if one == other else None
 
 
 def order_in_file(opened: Opened) -> tuple[str, ...] | None:

@@ -14,8 +14,9 @@ from torch import nn
 
 from ckmigrate.cli.param_order import read_param_order
 from ckmigrate.errors import MigrationError, UsageError
+from ckmigrate.snapshot import Snapshot, render_snapshot
 from tests.cli_project import command
-from tests.projects import Script, Zoo, load
+from tests.projects import Script, Zoo, load, schema_of
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 OLD = """
@@ -355,3 +356,17 @@ def test_a_frozen_weight_is_not_taken_for_a_parameter_that_became_a_buffer(tmp_p
     zoo = Zoo(tmp_path, body, model=fixed(frozen=True), base=model.state_dict())
     path = zoo.save(saved(model, optimizer), "old.pt")
     assert zoo.refusal(path).code == "CKM566"
+
+
+def test_a_file_whose_weights_were_sorted_does_not_tell_the_order(tmp_path: Path) -> None:
+    """The snapshot of the base says in which order the model had them."""
+    old = SAME.replace("one", "zero")
+    model, optimizer = trained(lambda m: torch.optim.Adam(m.parameters()), old)
+    state = saved(model, optimizer)
+    body = "ck.rename('zero.weight', 'one.weight')"
+    zoo = Zoo(tmp_path, body, model=SAME, base=model.state_dict())
+    snapshot = Snapshot(schema_of(model.state_dict()), (), "default", tuple(model.state_dict()))
+    zoo.project.snapshot_path("default").write_text(render_snapshot(snapshot))
+    assert zoo.upgrade(zoo.save(state, "old.pt"))
+    state["model"] = dict(sorted(state["model"].items()))
+    assert zoo.refusal(zoo.save(state, "sorted.pt"), "other.pt").code == "CKM566"
