@@ -61,3 +61,14 @@ def test_many_nodes_and_long_lines_are_cut_unless_all_is_asked_for() -> None:
     assert short[-1] == "              … 12 more"
     assert max(map(len, short)) <= 80
     assert len(list(training_lines(nodes, 80, full=True))) == 40
+
+
+def test_a_line_is_broken_between_its_parts() -> None:
+    parts = ("2 groups of 63 parameters", "63 with state that follows", "12 fresh", "3 dropped")
+    node = CarriedNode(("optimizer",), "optimizer", lambda made: made, Summary("; ".join(parts)))
+    assert list(training_lines([node], 76)) == [
+        "  optimizer   optimizer: 2 groups of 63 parameters;",
+        "              63 with state that follows; 12 fresh; 3 dropped",
+    ]
+    (whole,) = training_lines([node], 76, full=True)
+    assert whole.endswith("; ".join(parts))

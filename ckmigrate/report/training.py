@@ -26,11 +26,26 @@ def training_lines(
     shown = nodes if full else nodes[:_MOST]
     for node in shown:
         text = f"{_path(node)}: {printable(node.summary.text)}"
-        yield f"  {_LABELS[node.kind]:<11} {text if full else shortened(text, width - 14)}"
+        first, *others = [text] if full else _broken(text, width - 14)
+        yield f"  {_LABELS[node.kind]:<11} {first}"
+        yield from (f"  {'':<11} {other}" for other in others)
         for line in node.summary.lines:
             yield f"  {'':<13} {printable(line) if full else shortened(line, width - 16)}"
     if len(nodes) > len(shown):
         yield f"  {'':<11} … {len(nodes) - len(shown)} more"
+
+
+def _broken(text: str, width: int) -> Iterator[str]:
+    """The text in lines, broken between its parts."""
+    first, *parts = text.split("; ")
+    line = first
+    for part in parts:
+        if len(line) + len(part) + 3 > width:
+            yield shortened(line + ";", width)
+            line = part
+        else:
+            line += f"; {part}"
+    yield shortened(line, width)
 
 
 def training_words(nodes: Sequence[CarriedNode]) -> str:
