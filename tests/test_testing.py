@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from unittest import SkipTest
 
 import pytest
@@ -300,13 +299,3 @@ def test_a_state_dict_becomes_the_expected_one(tmp_path: Path) -> None:
 def test_the_examples_snapshot_gives_a_checkpoint_that_can_be_upgraded(tmp_path: Path) -> None:
     base = read_snapshot(ROOT / "migrations" / "schema" / "base" / "default.json")
     assert set(synthetic_checkpoint(base)) == set(base.schema)
-
-
-def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = "ck.split('attn.qkv.weight', 'attn.{q,k,v}.weight', dim=0)"
-    monkeypatch.chdir(Zoo(tmp_path / "p", "pass", body, base={}).folder)
-    page = (ROOT / "docs" / "testing.md").read_text()
-    (block,) = [part.split("```")[0] for part in page.split("```python\n")[1:]]
-    names: dict[str, Any] = {}
-    exec(block, names)
-    names["test_the_fused_projection_is_cut_in_the_right_places"]()
