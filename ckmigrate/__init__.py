@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckmigrate.lazily import lazily
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -38,28 +40,22 @@ if TYPE_CHECKING:
     from ckmigrate.symbolic import concat, stack
     from ckmigrate.upgrading import Upgraded, UpgradePlan, plan, upgrade
 
-_LAZY = {
-    "Checkpoint": "ckmigrate.checkpoint",
-    "CkmigrateError": "ckmigrate.errors",
-    "MigratedOnLoad": "ckmigrate.errors",
-    "Stamp": "ckmigrate.stamping",
-    "UpgradePlan": "ckmigrate.upgrading",
-    "Upgraded": "ckmigrate.upgrading",
-    "concat": "ckmigrate.symbolic",
-    "load": "ckmigrate.loading",
-    "plan": "ckmigrate.upgrading",
-    "stack": "ckmigrate.symbolic",
-    "tag": "ckmigrate.stamping",
-    "tag_metadata": "ckmigrate.stamping",
-    "upgrade": "ckmigrate.upgrading",
-}
-
-
-def __getattr__(name: str) -> object:
-    from importlib import import_module
-
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    if name == "init":
-        return import_module("ckmigrate.init")
-    raise AttributeError(f"module 'ckmigrate' has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {
+        "Checkpoint": "ckmigrate.checkpoint",
+        "CkmigrateError": "ckmigrate.errors",
+        "MigratedOnLoad": "ckmigrate.errors",
+        "Stamp": "ckmigrate.stamping",
+        "UpgradePlan": "ckmigrate.upgrading",
+        "Upgraded": "ckmigrate.upgrading",
+        "concat": "ckmigrate.symbolic",
+        "init": "ckmigrate.init",
+        "load": "ckmigrate.loading",
+        "plan": "ckmigrate.upgrading",
+        "stack": "ckmigrate.symbolic",
+        "tag": "ckmigrate.stamping",
+        "tag_metadata": "ckmigrate.stamping",
+        "upgrade": "ckmigrate.upgrading",
+    },
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ckmigrate.init import Initialiser
-
 __all__ = ["call_text"]
+
+_PLAIN = frozenset({str, bool, int, float, list, tuple, dict})
 
 
 def call_text(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
@@ -24,6 +24,10 @@ def call_text(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, re.Pattern):
         return f"re.compile({value.pattern!r})"
+    if type(value) in _PLAIN:
+        return repr(value)
+    from ckmigrate.init import Initialiser
+
     if isinstance(value, Initialiser):
         return f"init.{value}"
     if callable(value):

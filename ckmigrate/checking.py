@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ckmigrate.committed_head import committed_head
 from ckmigrate.errors import CkmigrateError
 from ckmigrate.identify import Replay
 from ckmigrate.locking import (
-    committed_head,
     head_snapshots,
     lock_problems,
     make_lock,

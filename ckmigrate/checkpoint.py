@@ -2,31 +2,32 @@
 
 It knows names, shapes, dtypes and metadata, never values. Each method resolves its arguments into
 steps, which the recorder applies and records: plan, inverse and digest are read off the records.
+A script uses a few of the operations; only those are imported.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from ckmigrate import operations as ops
 from ckmigrate.expr import Expr, Moments
-from ckmigrate.init import Initialiser, zeros
 from ckmigrate.meta import Meta, MetaEdit
-from ckmigrate.names import Match
-from ckmigrate.operations import cast, compute, copy, gather, init, rearrange, resize, split, stack
-from ckmigrate.operations.assign import Assign, Taken
-from ckmigrate.operations.compute import Function, Specs
-from ckmigrate.operations.matching import select
-from ckmigrate.operations.rearrange import ShapeLike
-from ckmigrate.operations.rename import rename
-from ckmigrate.operations.resize import Anchor
 from ckmigrate.params import Params
 from ckmigrate.recorder import Recorder
-from ckmigrate.scalar import Number
 from ckmigrate.spec import Schema
 from ckmigrate.step import Schemas, Step, refuse
-from ckmigrate.symbolic import SymbolicTensor
 from ckmigrate.ties import Ties
+
+if TYPE_CHECKING:
+    from ckmigrate.init import Initialiser
+    from ckmigrate.names import Match
+    from ckmigrate.operations.compute import Function, Specs
+    from ckmigrate.operations.rearrange import ShapeLike
+    from ckmigrate.operations.resize import Anchor
+    from ckmigrate.scalar import Number
+    from ckmigrate.symbolic import SymbolicTensor
 
 __all__ = ["Checkpoint"]
 
@@ -95,11 +96,15 @@ class Checkpoint:
         return iter(self.names)
 
     def __getitem__(self, name: str) -> SymbolicTensor:
+        from ckmigrate.symbolic import SymbolicTensor
+
         with self._recorder.context("ck[…]"):
             return SymbolicTensor(self._recorder.require(name), name)
 
     def match(self, pattern: str | re.Pattern[str]) -> tuple[Match, ...]:
         """Every entry that the pattern matches, with its captures; may be empty."""
+        from ckmigrate.operations.matching import select
+
         with self._recorder.context("match"):
             return select(pattern, self._specs, optional=True)
 
@@ -108,7 +113,7 @@ class Checkpoint:
     def rename(self, old: str | re.Pattern[str], new: str, *, optional: bool = False) -> None:
         """Rename every match, all at once: swaps and shifts are safe."""
         with self._operation("rename", old, new, optional=optional) as apply:
-            apply(rename(self._specs, old, new, optional=optional))
+            apply(ops.rename.rename(self._specs, old, new, optional=optional))
 
     def split(
         self,
@@ -124,7 +129,9 @@ class Checkpoint:
             "split", source, targets, dim=dim, sizes=sizes, optional=optional
         ) as apply:
             apply(
-                split.split(self._specs, source, targets, dim=dim, sizes=sizes, optional=optional)
+                ops.split.split(
+                    self._specs, source, targets, dim=dim, sizes=sizes, optional=optional
+                )
             )
 
     def concat(
@@ -132,7 +139,7 @@ class Checkpoint:
     ) -> None:
         """Join tensors along dim, in the order of the alternatives or of the list."""
         with self._operation("concat", sources, target, dim=dim, optional=optional) as apply:
-            apply(split.concat(self._specs, sources, target, dim=dim, optional=optional))
+            apply(ops.split.concat(self._specs, sources, target, dim=dim, optional=optional))
 
     def stack(
         self,
@@ -148,7 +155,9 @@ class Checkpoint:
             "stack", sources, target, dim=dim, count=count, optional=optional
         ) as apply:
             apply(
-                stack.stack(self._specs, sources, target, dim=dim, count=count, optional=optional)
+                ops.stack.stack(
+                    self._specs, sources, target, dim=dim, count=count, optional=optional
+                )
             )
 
     def unstack(
@@ -165,47 +174,49 @@ class Checkpoint:
             "unstack", source, targets, dim=dim, count=count, optional=optional
         ) as apply:
             apply(
-                stack.unstack(self._specs, source, targets, dim=dim, count=count, optional=optional)
+                ops.stack.unstack(
+                    self._specs, source, targets, dim=dim, count=count, optional=optional
+                )
             )
 
     def reshape(self, pattern: str, shape: ShapeLike, *, optional: bool = False) -> None:
         """Same elements, new shape; the shape may be a function of the tensor."""
         with self._operation("reshape", pattern, shape, optional=optional) as apply:
-            apply(rearrange.reshape(self._specs, pattern, shape, optional=optional))
+            apply(ops.rearrange.reshape(self._specs, pattern, shape, optional=optional))
 
     def squeeze(self, pattern: str, dim: int, *, optional: bool = False) -> None:
         """Remove a dimension of size 1."""
         with self._operation("squeeze", pattern, dim, optional=optional) as apply:
-            apply(rearrange.squeeze(self._specs, pattern, dim, optional=optional))
+            apply(ops.rearrange.squeeze(self._specs, pattern, dim, optional=optional))
 
     def unsqueeze(self, pattern: str, dim: int, *, optional: bool = False) -> None:
         """Add a dimension of size 1 before dim."""
         with self._operation("unsqueeze", pattern, dim, optional=optional) as apply:
-            apply(rearrange.unsqueeze(self._specs, pattern, dim, optional=optional))
+            apply(ops.rearrange.unsqueeze(self._specs, pattern, dim, optional=optional))
 
     def flatten(
         self, pattern: str, start: int = 0, end: int = -1, *, optional: bool = False
     ) -> None:
         """Merge the dimensions start … end into one."""
         with self._operation("flatten", pattern, start, end, optional=optional) as apply:
-            apply(rearrange.flatten(self._specs, pattern, start, end, optional=optional))
+            apply(ops.rearrange.flatten(self._specs, pattern, start, end, optional=optional))
 
     def permute(self, pattern: str, dims: Sequence[int], *, optional: bool = False) -> None:
         """Put the dimensions in another order."""
         with self._operation("permute", pattern, dims, optional=optional) as apply:
-            apply(rearrange.permute(self._specs, pattern, dims, optional=optional))
+            apply(ops.rearrange.permute(self._specs, pattern, dims, optional=optional))
 
     def transpose(self, pattern: str, dim0: int, dim1: int, *, optional: bool = False) -> None:
         """Exchange two dimensions."""
         with self._operation("transpose", pattern, dim0, dim1, optional=optional) as apply:
-            apply(rearrange.transpose(self._specs, pattern, dim0, dim1, optional=optional))
+            apply(ops.rearrange.transpose(self._specs, pattern, dim0, dim1, optional=optional))
 
     def rearrange(
         self, pattern: str, equation: str, *, optional: bool = False, **sizes: int
     ) -> None:
         """Reorder by an einops equation, such as "(h two d) c -> (h d two) c" with h=8, two=2."""
         with self._operation("rearrange", pattern, equation, optional=optional, **sizes) as apply:
-            apply(rearrange.rearrange(self._specs, pattern, equation, sizes, optional=optional))
+            apply(ops.rearrange.rearrange(self._specs, pattern, equation, sizes, optional=optional))
 
     def slice(
         self,
@@ -221,7 +232,7 @@ class Checkpoint:
             "slice", pattern, dim=dim, start=start, stop=stop, optional=optional
         ) as apply:
             apply(
-                resize.slice_(
+                ops.resize.slice_(
                     self._specs, pattern, dim=dim, start=start, stop=stop, optional=optional
                 )
             )
@@ -240,7 +251,7 @@ class Checkpoint:
             "resize", pattern, shape, fill=fill, anchor=anchor, optional=optional
         ) as apply:
             apply(
-                resize.resize(
+                ops.resize.resize(
                     self._specs, pattern, shape, fill=fill, anchor=anchor, optional=optional
                 )
             )
@@ -261,6 +272,8 @@ class Checkpoint:
         Random values depend on the entry's name and on `key`, which is this script's revision
         unless it is given; a squashed script gives those of the scripts that it replaces.
         """
+        from ckmigrate.init import zeros
+
         value = zeros() if value is None else value
         with self._operation(
             "init",
@@ -273,7 +286,7 @@ class Checkpoint:
             key=key,
         ) as apply:
             apply(
-                init.init(
+                ops.init.init(
                     self._specs,
                     name,
                     shape=shape,
@@ -292,29 +305,31 @@ class Checkpoint:
         with self._operation(
             "drop", pattern, reason=reason, expect=expect, optional=optional
         ) as apply:
-            apply(init.drop(self._specs, pattern, reason=reason, expect=expect, optional=optional))
+            apply(
+                ops.init.drop(self._specs, pattern, reason=reason, expect=expect, optional=optional)
+            )
 
     def copy(self, source: str, target: str, *, optional: bool = False) -> None:
         """The same values under a second name, independent from then on."""
         with self._operation("copy", source, target, optional=optional) as apply:
-            apply(copy.copy(self._specs, source, target, optional=optional))
+            apply(ops.copy.copy(self._specs, source, target, optional=optional))
 
     def tie(self, source: str, target: str, *, optional: bool = False) -> None:
         """A second name for the same tensor."""
         with self._operation("tie", source, target, optional=optional) as apply:
-            apply(copy.tie(self._specs, source, target, self._recorder.ties, optional=optional))
+            apply(ops.copy.tie(self._specs, source, target, self._recorder.ties, optional=optional))
 
     def untie(self, pattern: str, *, optional: bool = False) -> None:
         """Make tied entries independent copies."""
         with self._operation("untie", pattern, optional=optional) as apply:
-            apply(copy.untie(self._specs, pattern, self._recorder.ties, optional=optional))
+            apply(ops.copy.untie(self._specs, pattern, self._recorder.ties, optional=optional))
 
     def merge_equal(
         self, sources: str | Sequence[str], target: str, *, optional: bool = False
     ) -> None:
         """Several entries, checked to be equal, into one."""
         with self._operation("merge_equal", sources, target, optional=optional) as apply:
-            apply(copy.merge_equal(self._specs, sources, target, optional=optional))
+            apply(ops.copy.merge_equal(self._specs, sources, target, optional=optional))
 
     def gather(
         self,
@@ -326,16 +341,18 @@ class Checkpoint:
         optional: bool = False,
     ) -> None:
         """Rows along dim by an index map: index[i] is the old row of new row i, None is new."""
-        rows = gather.whole_numbers(index)
+        rows = ops.gather.whole_numbers(index)
         with self._operation(
             "gather", pattern, rows, dim=dim, fill=fill, optional=optional
         ) as apply:
-            apply(gather.gather(self._specs, pattern, rows, dim=dim, fill=fill, optional=optional))
+            apply(
+                ops.gather.gather(self._specs, pattern, rows, dim=dim, fill=fill, optional=optional)
+            )
 
     def cast(self, pattern: str, dtype: object, *, optional: bool = False) -> None:
         """Convert to another dtype."""
         with self._operation("cast", pattern, dtype, optional=optional) as apply:
-            apply(cast.cast(self._specs, pattern, dtype, optional=optional))
+            apply(ops.cast.cast(self._specs, pattern, dtype, optional=optional))
 
     def compute(
         self,
@@ -369,7 +386,7 @@ class Checkpoint:
             optional=optional,
         ) as apply:
             apply(
-                compute.compute(
+                ops.compute.compute(
                     self._specs,
                     inputs,
                     outputs,
@@ -383,6 +400,8 @@ class Checkpoint:
 
     def __setitem__(self, name: str, tensor: SymbolicTensor) -> None:
         """Add an entry, or replace one, by an expression over other entries."""
+        from ckmigrate.symbolic import SymbolicTensor
+
         with self._operation("assign", name) as apply:
             if not isinstance(tensor, SymbolicTensor):
                 raise refuse(
@@ -392,14 +411,16 @@ class Checkpoint:
                     fix="Use init() for new values and compute() for computed ones.",
                 )
             old = (name,) if name in self._recorder.entries else ()
-            apply((Step(old, (name,), Assign(tensor.expr)),))
+            apply((Step(old, (name,), ops.assign.Assign(tensor.expr)),))
             self._recorder.use(tensor.taken)
 
     def take(self, name: str) -> SymbolicTensor:
         """The tensor, and the entry goes; it must be used in an expression that is assigned."""
+        from ckmigrate.symbolic import SymbolicTensor
+
         with self._operation("take", name) as apply:
             taken = self._recorder.require(name)
-            apply((Step((name,), (), Taken()),))
+            apply((Step((name,), (), ops.assign.Taken()),))
             return SymbolicTensor(taken, name, frozenset({self._recorder.take(name)}))
 
     def todo(self, text: str) -> None:

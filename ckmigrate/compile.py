@@ -8,10 +8,8 @@ Going back uses the records of a replay: every recorded step knows its inverse.
 from __future__ import annotations
 
 import hashlib
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 
 from ckmigrate.checkpoint import Checkpoint
 from ckmigrate.errors import CkmigrateError, MigrationError
@@ -173,12 +171,16 @@ def _meant(error: BaseException) -> tuple[str, ...]:
     if kind.partition(".")[0] != "ckmigrate":
         return ()
     known = [name for name in dir(error.obj) if not name.startswith("_")]
+    from difflib import get_close_matches
+
     near = get_close_matches(error.name, known, 3)
     return (f"did you mean: {', '.join(near)}?",) if near else ()
 
 
 def _place(script: Script, error: BaseException) -> str:
     """The last line of the script that the error passed."""
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(script.path)]
     return f"{script.path.name}, line {lines[-1]}" if lines else script.path.name

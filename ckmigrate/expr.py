@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ckmigrate.scalar import cast_element
 from ckmigrate.spec import DType, TensorSpec
 
 __all__ = [
@@ -487,6 +486,8 @@ def cast(expr: Expr, dtype: DType) -> Expr:
     if isinstance(expr, Cast) and is_exact_cast(expr.base.spec.dtype, expr.spec.dtype):
         return cast(expr.base, dtype)
     if isinstance(expr, Fill) and min(dtype.bits, expr.spec.dtype.bits) >= 8:
+        from ckmigrate.scalar import cast_element
+
         try:
             return Fill(cast_element(expr.element, expr.spec.dtype, dtype), spec)
         except (ValueError, OverflowError):

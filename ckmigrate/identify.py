@@ -19,7 +19,6 @@ from ckmigrate.lookalikes import lookalikes, same_shapes
 from ckmigrate.meta import Meta, is_unknown_metadata
 from ckmigrate.revisions.former import differing, fork_of_former
 from ckmigrate.revisions.graph import History
-from ckmigrate.revisions.lock import Lock
 from ckmigrate.revisions.script import Script
 from ckmigrate.revisions.squashed import pruned_away
 from ckmigrate.revisions.targets import resolve
@@ -32,6 +31,8 @@ from ckmigrate.ties import Ties
 
 if TYPE_CHECKING:
     from packaging.version import Version
+
+    from ckmigrate.revisions.lock import Lock
 
 __all__ = ["Identity", "Replay", "candidates", "identify"]
 

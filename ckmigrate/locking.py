@@ -25,20 +25,18 @@ from ckmigrate.revisions.lock import (
     Lock,
     LockLine,
     parse_lock,
-    read_lock,
     read_sides,
     render_lock,
 )
 from ckmigrate.revisions.script import Script
 from ckmigrate.signature import signature_text
-from ckmigrate.snapshot import Snapshot, read_snapshot, render_snapshot
+from ckmigrate.snapshot import Snapshot, render_snapshot
 from ckmigrate.strict import compare, compare_ties, describe, describe_ties, notes
 from ckmigrate.text_file import replace_text
 
 __all__ = [
     "LockProblem",
     "add_line",
-    "committed_head",
     "edited",
     "head_snapshots",
     "lock_problems",
@@ -232,18 +230,6 @@ def snapshot_differences(found: Snapshot, wanted: Snapshot) -> tuple[str, ...]:
         if d.found and d.wanted
     )
     return lines + describe_ties(compare_ties(found.ties, wanted.ties, both))
-
-
-def committed_head(project: Project, history: History, name: str) -> Snapshot | None:
-    """The committed head snapshot of a model, where the lock tells that it is of this history's
-    head; None where there is none or it was not brought up to date yet."""
-    path, heads = project.head_snapshot_path(name), history.heads
-    lock = read_lock(project.lock_path) if len(heads) == 1 and path.exists() else None
-    line = None if lock is None else lock.line(heads[0])
-    if line is None:
-        return None
-    snapshot = read_snapshot(path)
-    return snapshot if signature_text(snapshot.schema) in line.signatures else None
 
 
 def stale_files(project: Project, history: History, known: Mapping[str, Replay]) -> dict[Path, str]:

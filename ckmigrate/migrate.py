@@ -12,9 +12,9 @@ from pathlib import Path
 from ckmigrate.execute.commit import Committed, Destination, Fill, check_unchanged, commit
 from ckmigrate.execute.failures import explained
 from ckmigrate.execute.fill import Progress, check_claims, fill
-from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
 from ckmigrate.execute.lock import Lock
 from ckmigrate.execute.source import open_source
+from ckmigrate.find_target import find_target, finding_once
 from ckmigrate.formats.base import Stored
 from ckmigrate.opened import (
     Opened,
@@ -33,8 +33,7 @@ from ckmigrate.output import (
     format_of,
     make_output,
 )
-from ckmigrate.output_folder import make_folder
-from ckmigrate.prepare import Direction, Prepared, find_target, finding_once, prepare
+from ckmigrate.prepare import Direction, Prepared, prepare
 from ckmigrate.training.layouts import Layout
 from ckmigrate.verify import verify_file
 
@@ -142,6 +141,8 @@ def _commit(
             verify=lambda path, _: verify(path),
             lock=lock,
         )
+    from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
+
     files = {name: NewFile(f.image, filler(name, f)) for name, f in output.files.items()}
     carried = {name: stored.path / name for name in output.carried}
     return commit_folder(
@@ -173,7 +174,7 @@ def build_output(
     gone = dropped_state(layout, request)
     tag = prepared.tag.to_json()
     if folder and folder_format(stored, request.to_format, request.max_shard_size) == "dcp":
-        from ckmigrate.output_dcp import make_dcp  # one format of several
+        from ckmigrate.output_dcp import make_dcp
 
         return make_dcp(
             prepared.plan,
@@ -190,6 +191,8 @@ def build_output(
     keeps_folder = stored.format == "sharded"
     stored = stored if keeps_folder else replace(stored, folder=None)
     if folder:
+        from ckmigrate.output_folder import make_folder
+
         return make_folder(
             prepared.plan,
             stored,

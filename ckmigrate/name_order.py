@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ckmigrate.fold import expand, fold
-from ckmigrate.names import natural_key
+from ckmigrate.names.order import natural_key
 
 __all__ = ["order_lines", "ordered"]
 

@@ -6,23 +6,25 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ckmigrate.errors import IdentifyError
 from ckmigrate.execute.source import is_plain
 from ckmigrate.execute.undo import require_settled
 from ckmigrate.formats.base import Stored
+from ckmigrate.formats.folder_names import JSON_ROOTS, folder_of
 from ckmigrate.formats.open_checkpoint import open_checkpoint
-from ckmigrate.formats.sharded import JSON_ROOTS, folder_of
 from ckmigrate.identify import Identity, Replay, identify
 from ckmigrate.meta import Meta
 from ckmigrate.project import Project
 from ckmigrate.revisions.graph import History
-from ckmigrate.revisions.lock import read_lock
 from ckmigrate.snapshot import read_snapshot
 from ckmigrate.spec import Schema
 from ckmigrate.training.layouts import Layout, find_weights
 from ckmigrate.uncollected import uncollected
+
+if TYPE_CHECKING:
+    from ckmigrate.revisions.lock import Lock
 
 __all__ = [
     "Opened",
@@ -173,11 +175,17 @@ def identify_opened(
             replays=replays(project, history, request.params) if known is None else known,
             ties=opened.layout.ties,
             override=request.from_revision,
-            find_lock=functools.partial(read_lock, project.lock_path),
+            find_lock=functools.partial(_lock_of, project),
         )
     except IdentifyError as error:
         error.where = error.where or str(opened.stored.path)
         raise
+
+
+def _lock_of(project: Project) -> Lock | None:
+    from ckmigrate.revisions.lock import read_lock  # few questions lead to it
+
+    return read_lock(project.lock_path)
 
 
 def _require_one_tag(stored: Stored, request: Request) -> None:

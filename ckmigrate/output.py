@@ -11,25 +11,20 @@ from pathlib import Path as FilePath
 
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
-from ckmigrate.execute.source import is_plain
-from ckmigrate.expr import Expr, Source, sources
-from ckmigrate.formats import safetensors, torch_zip
+from ckmigrate.formats import safetensors
 from ckmigrate.formats.base import FileImage, Format, Stored
-from ckmigrate.formats.pickle_limits import content
-from ckmigrate.formats.pickle_tensors import contiguous_strides
-from ckmigrate.formats.sharded import JSON_ROOTS
-from ckmigrate.formats.tree import Storage, Tensor
-from ckmigrate.formats.tree_paths import Path, child, entries_of, put, steps
-from ckmigrate.lower import lower
-from ckmigrate.placement import safetensors_image, torch_phases
-from ckmigrate.planning import Entry, Plan
-from ckmigrate.spec import DType, TensorSpec
-from ckmigrate.training.layouts import Layout, drop_outside, replace_weights
+from ckmigrate.formats.folder_names import JSON_ROOTS
+from ckmigrate.formats.tree import Tensor
+from ckmigrate.formats.tree_paths import Path, child, entries_of, steps
+from ckmigrate.placement import safetensors_image
+from ckmigrate.planning import Plan
+from ckmigrate.training.layouts import Layout
 
 __all__ = [
     "Output",
     "OutputFile",
     "becomes_folder",
+    "edited_beside",
     "folder_format",
     "format_of",
     "held_tensors",
@@ -37,11 +32,7 @@ __all__ = [
     "left_out",
     "lost_beside_weights",
     "make_output",
-    "new_tensors",
-    "result_tree",
     "string_metadata",
-    "torch_work",
-    "unused_prefix",
     "would_lose",
 ]
 
@@ -145,7 +136,9 @@ def make_output(
     prefix = "" if unwrap else layout.prefix
     if format == "safetensors":
         return _safetensors(plan, stored, layout, tree, gone, tag, prefix, weights_only)
-    return _torch(plan, stored, layout, tree, gone, tag, unwrap, weights_only)
+    from ckmigrate.output_torch import torch_output
+
+    return torch_output(plan, stored, layout, tree, gone, tag, unwrap, weights_only)
 
 
 def _safetensors(
@@ -193,7 +186,7 @@ def lost_beside_weights(
     stored: Stored, layout: Layout, tree: object, gone: Sequence[Path]
 ) -> list[str]:
     if stored.is_flat:
-        return _edited_beside(stored, tree)
+        return edited_beside(stored, tree)
     found = [f"'{name}' in the state dict" for name in layout.extras]
     for depth, key in enumerate(layout.path):
         above = layout.path[:depth]
@@ -204,7 +197,7 @@ def lost_beside_weights(
     return found
 
 
-def _edited_beside(stored: Stored, tree: object) -> list[str]:
+def edited_beside(stored: Stored, tree: object) -> list[str]:
     """What the migration changes in files beside shards, which a single file cannot hold."""
     found = entries_of(tree) or {}
     edited = (key for key in JSON_ROOTS if found.get(key) != stored.metadata.get(key))
@@ -226,175 +219,6 @@ def would_lose(stored: Stored, lost: Sequence[str], why: str) -> StorageError:
     )
 
 
-def _torch(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    gone: Sequence[Path],
-    tag: str,
-    unwrap: bool,
-    weights_only: bool,
-) -> Output:
-    made = new_tensors(plan, stored, layout)
-    result = result_tree(
-        plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
-    )
-    nested = bool(layout.path) and not weights_only and entries_of(result) is not None
-    held = held_tensors(plan, layout)
-    image = torch_zip.image(
-        result,
-        tag=tag,
-        tag_as="key" if nested else "record",
-        phases=torch_phases(plan.tensors, made, stored, held),
-    )
-    work, tensors = torch_work(plan.tensors, made, image, stored, held, result)
-    return Output("torch", {"": OutputFile(image, work)}, tensors)
-
-
-def result_tree(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    made: Mapping[str, Tensor],
-    *,
-    gone: Sequence[Path],
-    unwrap: bool,
-    weights_only: bool,
-) -> object:
-    """The tree of the result, with the tensors of `made`; the others are those of `make_output`.
-
-    StorageError CKM740 where something besides the weights would be lost without weights_only.
-    """
-    new = [(entry.name, made[entry.name]) for entry in plan.entries]
-    if stored.is_flat:
-        lost = _edited_beside(stored, tree) + _lost_metadata(tree)
-        lost = [] if weights_only else lost
-        if lost:
-            raise would_lose(stored, lost, "a plain state dict has no place for them")
-        prefix = "" if unwrap else layout.prefix
-        return {prefix + name: tensor for name, tensor in new}
-    result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
-    for node in plan.carried.nodes:
-        result = put(result, node.path, node.build(made))
-    return child(result, layout.path) if weights_only else drop_outside(result, layout, gone)
-
-
-def _lost_metadata(tree: object) -> list[str]:
-    return [
-        f"metadata '{key}'"
-        for key, value in (entries_of(tree) or {}).items()
-        if isinstance(value, str) and key != "format"
-    ]
-
-
 def held_tensors(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     """The tensors that a plan's expressions read, by name and by label."""
     return {**layout.entries, **plan.carried.sources}
-
-
-def new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]:
-    """A tensor of its own storage for every entry, of training state by label; tied ones share one.
-
-    A storage that is one unchanged entry stays itself, so that whatever else in the file shares it
-    goes on doing so. Of two entries that are one tensor of the file, untied since, one has it.
-    """
-    first, held = plan.owners, held_tensors(plan, layout)
-    storages: dict[str, Storage] = {}
-    kept: set[tuple[str, Expr]] = set()
-    made: dict[str, Tensor] = {}
-    fresh = unused_prefix(stored)
-    for entry in plan.tensors:
-        owner = first.get(entry.name, entry.name)
-        origin = next((held[name] for name in sources(entry.expr)), None)
-        like = origin if entry.is_unchanged else None
-        if owner not in storages:
-            whole = like is not None and _is_whole(like)
-            if like is not None and whole and (like.storage.key, entry.expr) not in kept:
-                kept.add((like.storage.key, entry.expr))
-                storages[owner] = like.storage
-            else:
-                device = origin.storage.device if origin else "cpu"
-                spec = entry.spec
-                storages[owner] = Storage(fresh + owner, spec.dtype, spec.nbytes, device)
-        made[entry.name] = Tensor(
-            storages[owner],
-            entry.spec,
-            0,
-            contiguous_strides(entry.spec.shape),
-            requires_grad=bool(like and like.requires_grad),
-            parameter=bool(like and like.parameter),
-            attributes=like.attributes if like else None,
-        )
-    return made
-
-
-def unused_prefix(stored: Stored) -> str:
-    """What no storage key of the file begins with: a stranger chose those."""
-    prefix = "weight "
-    while any(key.startswith(prefix) for key in stored.records):
-        prefix = f"new {prefix}"
-    return prefix
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    """Whether a tensor is its storage, from the first byte to the last."""
-    storage, spec = tensor.storage, tensor.spec
-    same = (storage.dtype, storage.nbytes, tensor.offset) == (spec.dtype, spec.nbytes, 0)
-    in_order = tensor.strides == contiguous_strides(spec.shape)
-    return same and in_order and not tensor.conj and not tensor.neg
-
-
-def torch_work(
-    entries: Sequence[Entry],
-    made: Mapping[str, Tensor],
-    image: FileImage,
-    stored: Stored,
-    held: Mapping[str, Tensor],
-    tree: object,
-) -> tuple[dict[str, Work], dict[str, Tensor]]:
-    """What fills each slot of a file, and the sources of that by name.
-
-    held  the tensors that the expressions of the entries read
-    """
-    work: dict[str, Work] = {}
-    for entry in entries:
-        key = made[entry.name].storage.key
-        work.setdefault(key, Work(entry.name, entry.expr, entry.lowered))
-    others = {key: node for key, node in _storages(tree).items() if key not in work}
-    tensors = dict(held)
-    for key, storage in others.items():
-        label = f"storage {key} beside the weights"
-        tensors[label] = tensor = _flat(storage)
-        work[key] = _passed_through(label, tensor, stored)
-    return {key: work[key] for key in image.slots}, tensors
-
-
-def _flat(storage: Storage) -> Tensor:
-    """A storage that passes through, as a tensor of its own element type."""
-    dtype = storage.dtype if storage.dtype.bits >= 8 else DType.U8
-    spec = TensorSpec(dtype, (storage.nbytes * 8 // dtype.bits,))
-    return Tensor(storage, spec, 0, contiguous_strides(spec.shape))
-
-
-def _passed_through(label: str, tensor: Tensor, stored: Stored) -> Work:
-    plain = is_plain(tensor, stored.records[tensor.storage.key])
-    source = Source(label, tensor.spec)
-    return Work(label, source, lower(source, lambda name: plain))
-
-
-def _storages(tree: object) -> dict[str, Storage]:
-    """Every storage by key: under tensors, in attributes of tensors, or by itself."""
-    found: dict[str, Storage] = {}
-    seen, queue = {id(tree)}, [tree]
-    while queue:
-        node = queue.pop()
-        storage = node.storage if isinstance(node, Tensor) else node
-        if isinstance(storage, Storage):
-            found.setdefault(storage.key, storage)
-        for part in content(node):
-            if id(part) not in seen:
-                seen.add(id(part))
-                queue.append(part)
-    return found

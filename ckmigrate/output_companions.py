@@ -12,7 +12,8 @@ from ckmigrate.formats import torch_zip
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path, entries_of, put
-from ckmigrate.output import OutputFile, held_tensors, new_tensors, torch_work
+from ckmigrate.output import OutputFile, held_tensors
+from ckmigrate.output_torch import new_tensors, torch_work
 from ckmigrate.placement import torch_phases
 from ckmigrate.planning import Plan
 from ckmigrate.training.layouts import Layout, drop_outside

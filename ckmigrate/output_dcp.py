@@ -28,7 +28,8 @@ from ckmigrate.formats.dcp_metadata import (
     plain_properties,
     render_metadata,
 )
-from ckmigrate.formats.dcp_tag import METADATA, TAG_FILE, digest_of, render_tags
+from ckmigrate.formats.dcp_tag import digest_of, render_tags
+from ckmigrate.formats.folder_names import METADATA, TAG_FILE
 from ckmigrate.formats.torch_tag import TAG_KEY, with_tag
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path
@@ -38,10 +39,8 @@ from ckmigrate.output import (
     Output,
     OutputFile,
     held_tensors,
-    new_tensors,
-    result_tree,
-    torch_work,
 )
+from ckmigrate.output_torch import new_tensors, result_tree, torch_work
 from ckmigrate.planning import Entry, Plan
 from ckmigrate.training.layouts import Layout
 

@@ -16,8 +16,8 @@ from ckmigrate.execute.fill import Work
 from ckmigrate.expr import sources
 from ckmigrate.formats import torch_zip
 from ckmigrate.formats.base import Container, FileImage, Folder, Stored
-from ckmigrate.formats.shard_index import INDEX_SUFFIX, render_index, render_like
-from ckmigrate.formats.sharded import CONFIG
+from ckmigrate.formats.folder_names import CONFIG, INDEX_SUFFIX
+from ckmigrate.formats.shard_index import render_index, render_like
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path, entries_of
 from ckmigrate.output import (
@@ -25,12 +25,11 @@ from ckmigrate.output import (
     OutputFile,
     left_out,
     lost_beside_weights,
-    new_tensors,
     string_metadata,
-    torch_work,
     would_lose,
 )
 from ckmigrate.output_companions import make_companions
+from ckmigrate.output_torch import new_tensors, torch_work
 from ckmigrate.placement import safetensors_image, torch_phases
 from ckmigrate.planning import Entry, Plan
 from ckmigrate.training.layouts import Layout

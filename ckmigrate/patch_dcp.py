@@ -16,15 +16,15 @@ from ckmigrate.execute.patch import Patch, small_files
 from ckmigrate.execute.source import SourceFile, open_source
 from ckmigrate.expr import sources
 from ckmigrate.formats.dcp_metadata import DcpMetadata, parse_metadata
-from ckmigrate.formats.dcp_tag import METADATA
+from ckmigrate.formats.folder_names import METADATA
 from ckmigrate.lower import Copy, FillRange
 from ckmigrate.migrate import build_output
 from ckmigrate.output import Output, OutputFile
-from ckmigrate.places import MOST_NEW, folded_reason, unfit_file, why_moved
+from ckmigrate.places import MOST_NEW, folded_reason, needs_copy, unfit_file, why_moved
 from ckmigrate.planning import Entry
 from ckmigrate.prepare import Prepared
 
-__all__ = ["dcp_obstacles", "dcp_output", "make_dcp_patch"]
+__all__ = ["dcp_obstacles", "dcp_output", "dcp_patch"]
 
 
 def dcp_output(prepared: Prepared) -> Output:
@@ -79,8 +79,11 @@ def _left_behind(prepared: Prepared, output: Output) -> Iterator[str]:
 # --- the files --------------------------------------------------------------------------------
 
 
-def make_dcp_patch(prepared: Prepared, output: Output) -> Patch:
-    """The change that makes a folder this output, which has no obstacles."""
+def dcp_patch(prepared: Prepared) -> Patch:
+    """The change of a folder; MigrationError CKM580 where the plan needs more."""
+    output = dcp_output(prepared)
+    if reasons := dcp_obstacles(prepared, output):
+        raise needs_copy(prepared, reasons)
     stored = prepared.opened.stored
     present = {str(f.path.relative_to(stored.path)): f.identity for f in stored.files}
     with open_source(stored, output.tensors) as source:

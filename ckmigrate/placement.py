@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ckmigrate.formats import safetensors
-from ckmigrate.formats.base import FileImage, Stored
+from ckmigrate.formats.base import BLOCK, FileImage, Stored
 from ckmigrate.formats.tree import Tensor
-from ckmigrate.formats.zip_image import BLOCK
 from ckmigrate.lower import Copy, SourceRange
 from ckmigrate.planning import Entry
 

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ckmigrate.errors import MigrationError
+from ckmigrate.execute.fill import read_expression
+from ckmigrate.execute.source import open_source
 from ckmigrate.expr import Cast, Concat, Expr, Random, Reshape, Source, View, sources, walk
 from ckmigrate.fold import fold_names
 from ckmigrate.formats.base import Record
@@ -29,6 +32,8 @@ __all__ = [
     "data_start",
     "find_places",
     "folded_reason",
+    "needs_copy",
+    "new_bytes",
     "unfit_file",
     "why_moved",
 ]
@@ -124,6 +129,27 @@ def _first_of_torch(prepared: Prepared) -> int:
     if stored.folder is not None and stored.folder.container == "safetensors":
         return len(stored.folder.shards)
     return 0 if stored.format != "safetensors" else 1
+
+
+def needs_copy(prepared: Prepared, lines: Sequence[str]) -> MigrationError:
+    """CKM580: why a plan cannot be a change in place."""
+    return MigrationError(
+        "CKM580",
+        "--fast cannot do this: the plan needs more than new names and headers",
+        where=str(prepared.opened.stored.path),
+        details=tuple(lines),
+        why="--fast changes what a file says about its tensors and leaves their bytes where they "
+        "are. Nothing was changed.",
+        fix="Leave --fast out: --in-place alone writes a new file and keeps the old one.",
+    )
+
+
+def new_bytes(prepared: Prepared, places: Places) -> dict[str, bytes]:
+    """The bytes of the entries that are added, by name."""
+    names, held = frozenset(places.new), held_tensors(prepared.plan, prepared.opened.layout)
+    with open_source(prepared.opened.stored, held) as source:
+        new = (entry for entry in prepared.plan.tensors if entry.name in names)
+        return {entry.name: read_expression(entry.expr, source) for entry in new}
 
 
 def unfit_file(prepared: Prepared) -> Iterator[str]:

@@ -14,7 +14,6 @@ from ckmigrate.call_text import call_text
 from ckmigrate.errors import MigrationError
 from ckmigrate.expr import Expr
 from ckmigrate.meta import Meta, MetaEdit
-from ckmigrate.names import nearest
 from ckmigrate.operations.rename import Renames
 from ckmigrate.spec import TensorSpec
 from ckmigrate.step import Check, Schemas, Step, refuse
@@ -98,6 +97,8 @@ class Recorder:
     def require(self, name: str) -> Expr:
         found = self.entries.get(name)
         if found is None:
+            from ckmigrate.names import nearest
+
             near = nearest(name, self.entries) if isinstance(name, str) else ()
             raise refuse(
                 "CKM531",

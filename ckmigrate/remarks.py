@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from ckmigrate.compile import Trace
-from ckmigrate.digest import comparable_digest
 from ckmigrate.expr import Source, View, sources, walk
 from ckmigrate.fold import fold_names
 from ckmigrate.formats.base import Stored
 from ckmigrate.identify import Identity, Replay
-from ckmigrate.names import nearest
 from ckmigrate.revisions.graph import History
 from ckmigrate.training.layouts import Layout
 
@@ -57,6 +55,8 @@ def remarks_on_conditions(trace: Trace) -> Iterator[str]:
     for traced in trace.scripts:
         for name, line in traced.absent.items():
             place = f"{traced.script.path.name}, line {line}" if line else traced.script.path.name
+            from ckmigrate.names import nearest
+
             near = nearest(name, traced.before.entries, 1)
             hint = f"; the nearest is '{near[0]}'" if near else ""
             yield f"{place} asks for '{name}', which is not in this checkpoint{hint}"
@@ -100,11 +100,15 @@ def _edited(identity: Identity, history: History, known: Mapping[str, Replay]) -
     if tag is None or began is None or tag.origin_revision is not None:
         return
     replay = next((replay for replay in known.values() if replay.base.schema == began), None)
-    for applied in tag.history if replay else ():
+    if replay is None:
+        return
+    from ckmigrate.digest import comparable_digest
+
+    for applied in tag.history:
         if applied.revision in history.squashed or _is_squashed(history, applied.revision):
             continue  # two ways to one revision have two digests
-        traced = replay.traced(applied.revision) if replay else None
-        if traced is None or replay is None:
+        traced = replay.traced(applied.revision)
+        if traced is None:
             continue
         now = comparable_digest(traced, replay.params, applied.digest)
         if now is not None and now != applied.digest:

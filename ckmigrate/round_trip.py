@@ -166,7 +166,7 @@ def _values(pairs: list[_Pair], up: TracedScript, max_bytes: int) -> Values:
 def _is_near(wanted: bytes, found: bytes, spec: TensorSpec) -> bool:
     import torch
 
-    from ckmigrate.verify import tensor_from_bytes
+    from ckmigrate.loaded_tensors import tensor_from_bytes
 
     if spec.dtype.kind not in ("float", "complex") or spec.dtype.bits < 16:
         return False

@@ -11,7 +11,6 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -173,6 +172,8 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
 
 def _unknown_key(written: str, path: Path) -> UsageError:
     known = [key.replace("_", "-") for key in _KEYS]
+    from difflib import get_close_matches
+
     near = get_close_matches(written.replace("_", "-").lower(), known, 1, 0.6)
     why = f"the nearest key is '{near[0]}'" if near else f"the keys are {', '.join(known)}"
     what, fix = f"unknown key '{written}'", "Correct the key, or remove it."

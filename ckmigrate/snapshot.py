@@ -29,7 +29,7 @@ from pathlib import Path
 from ckmigrate.errors import MigrationError, UsageError
 from ckmigrate.fold import expand, fold
 from ckmigrate.name_order import order_lines, ordered
-from ckmigrate.names import natural_key
+from ckmigrate.names.order import natural_key
 from ckmigrate.spec import DType, Schema, TensorSpec
 
 __all__ = [

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckmigrate.asking import Place, project_at
+from ckmigrate.committed_head import committed_head
 from ckmigrate.errors import (
     IdentifyError,
     MigrationError,
@@ -24,7 +25,6 @@ from ckmigrate.errors import (
 )
 from ckmigrate.execute.preflight import Destination
 from ckmigrate.formats.torch_tag import TAG_KEY
-from ckmigrate.locking import committed_head
 from ckmigrate.opened import Request, replays
 from ckmigrate.prepare import prepare
 from ckmigrate.project import Project

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Literal
 
 from ckmigrate.fold import Folded, fold, fold_names
-from ckmigrate.names import select
 from ckmigrate.spec import DType, TensorSpec
 
 __all__ = [
@@ -162,6 +160,8 @@ def _fits(has: DType, wanted: DType) -> bool:
 
 
 def _matching(patterns: Iterable[str], names: Sequence[str]) -> frozenset[str]:
+    from ckmigrate.names import select
+
     return frozenset(match.name for pattern in patterns for match in select(pattern, names))
 
 
@@ -220,4 +220,6 @@ def _renamed(
 
 
 def _likeness(one: str, other: str) -> float:
+    from difflib import SequenceMatcher
+
     return SequenceMatcher(None, one, other, autojunk=False).ratio()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from ckmigrate import expr as ex
 from ckmigrate.expr import Expr
-from ckmigrate.operations.init import parse_dtype
 from ckmigrate.spec import DType, TensorSpec
 from ckmigrate.step import refuse
 
@@ -125,6 +124,8 @@ class SymbolicTensor:
 
     def cast(self, dtype: object) -> SymbolicTensor:
         """The values in another dtype."""
+        from ckmigrate.operations.init import parse_dtype
+
         return self._from(ex.cast(self.expr, parse_dtype(dtype)))
 
     def __getitem__(self, key: object) -> SymbolicTensor:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 from ckmigrate.compile import start
+from ckmigrate.loaded_tensors import tensor_from_bytes
 from ckmigrate.meta import MetaEdit
 from ckmigrate.snapshot import Snapshot
 from ckmigrate.spec import DType, Schema, TensorSpec
 from ckmigrate.synthetic import Values
-from ckmigrate.verify import tensor_from_bytes
 
 if TYPE_CHECKING:
     import torch

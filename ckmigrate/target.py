@@ -7,7 +7,6 @@ is built for real. Nothing here is imported before a function is called, torch i
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import sys
 import warnings
@@ -299,6 +298,8 @@ def _attribute(factory: _Factory, found: object, path: str) -> object:
         try:
             found = getattr(found, part)
         except AttributeError as error:
+            import difflib
+
             near = difflib.get_close_matches(part, dir(found), 3)
             what = f"{factory.text.partition(':')[0]} has no {path!r}"
             details = [f"near it: {', '.join(near)}"] if near else []

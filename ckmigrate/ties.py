@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckmigrate.expr import Expr
-from ckmigrate.operations import copy, init
 from ckmigrate.operations.rename import Renames
 from ckmigrate.step import Step
 
@@ -52,6 +51,8 @@ def still_tied(ties: Ties, entries: Mapping[str, Expr]) -> Ties:
 
 def _tied_name(step: Step, name: str) -> str | None:
     """The name under which an entry stays tied to the others of its group; None where it leaves."""
+    from ckmigrate.operations import copy, init
+
     kernel = step.kernel
     if isinstance(kernel, copy.Retie) and not kernel.tied:
         return None

@@ -15,7 +15,7 @@ from typing import Unpack
 from ckmigrate.asking import Options, Place, make_request, project_at
 from ckmigrate.errors import UsageError
 from ckmigrate.execute.preflight import Destination, backup_path, preflight
-from ckmigrate.formats.sharded import folder_of
+from ckmigrate.formats.folder_names import folder_of
 from ckmigrate.migrate import Outcome, Prepared, prepare
 from ckmigrate.output import becomes_folder, is_file_name
 from ckmigrate.report.outcome import outcome_data, outcome_text, untouched_data, untouched_text

@@ -13,7 +13,7 @@ from ckmigrate.execute.lock import Lock, locked
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.execute.undo import settle
 from ckmigrate.fast import carry_out_in_place
-from ckmigrate.formats.sharded import folder_of
+from ckmigrate.formats.folder_names import folder_of
 from ckmigrate.migrate import Outcome, Prepared, carry_out
 from ckmigrate.output import folder_format
 from ckmigrate.report.undone import undone_text

@@ -23,10 +23,10 @@ from ckmigrate.formats.base import Stored
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import child
+from ckmigrate.loaded_tensors import loaded_tensors
 from ckmigrate.migrate import carry_out, open_weights
 from ckmigrate.snapshot import Snapshot, render_snapshot
 from ckmigrate.training.layouts import find_weights
-from ckmigrate.verify import loaded_tensors
 from tests.fast import change, take_back
 from tests.projects import Zoo, load, same, schema_of
 from tests.room import with_room

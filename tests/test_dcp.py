@@ -18,9 +18,9 @@ from ckmigrate.formats.base import Stored
 from ckmigrate.formats.dcp_metadata import parse_metadata, render_metadata
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.formats.tree import Tensor as Node
+from ckmigrate.loaded_tensors import loaded_tensors
 from ckmigrate.lower import Copy, Gather, lower
 from ckmigrate.training.layouts import find_weights
-from ckmigrate.verify import loaded_tensors
 from tests.dcp_folders import (
     grid,
     handmade,

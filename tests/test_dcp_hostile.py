@@ -16,7 +16,7 @@ from ckmigrate.errors import StorageError
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.formats.tree import Tensor as Node
 from ckmigrate.formats.tree_paths import steps
-from ckmigrate.verify import loaded_tensors
+from ckmigrate.loaded_tensors import loaded_tensors
 from tests.dcp_folders import grid, handmade, metadata_of, rows, whole
 from tests.shards import digest
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ckmigrate"
 
 LAYERS = (
-    "errors",
+    "errors lazily",
     "journal names names.* spec fold settings formats.tree formats.base formats.plain",
     "scalar",
     "expr",
@@ -29,12 +29,14 @@ LAYERS = (
     "planning strict target live_module target_optimizer signature function_text digest",
     "lookalikes identify execute.*",
     "file_set text_file",
-    "locking",
+    "committed_head locking",
     "checking",
     "uncollected opened training.carry_optimizer training.carry_state",
-    "remarks placement prepare verify",
-    "output leaves_dcp output_dcp output_companions output_folder places",
-    "commuting migrate rebasing patch patch_dcp fast finished",
+    "loaded_tensors find_target case carry goal trace_down remarks placement prepare",
+    "strictly_loads run_script_verifies verify",
+    "output output_torch leaves_dcp output_dcp output_companions output_folder places",
+    "commuting migrate rebasing patch patch_dcp patch_folder patch_safetensors patch_torch",
+    "fast finished",
     "squash.* lineage",
     "export.*",
     "element_bits synthetic synthetic_state provenance",

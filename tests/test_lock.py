@@ -115,7 +115,7 @@ def test_locked_falls_back_when_the_runtime_folder_is_unusable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with locked(tmp_path / "model.pt"):
         pass
     assert (tmp_path / f"ckmigrate-{os.getuid()}").is_dir()
@@ -125,7 +125,7 @@ def test_locked_refuses_a_folder_that_others_could_tamper_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     folder = tmp_path / f"ckmigrate-{os.getuid()}"
     folder.mkdir()
     folder.chmod(0o777)

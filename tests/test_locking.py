@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from ckmigrate.committed_head import committed_head
 from ckmigrate.errors import CkmigrateError, HistoryError
 from ckmigrate.identify import Replay
 from ckmigrate.locking import (
-    committed_head,
     edited,
     lock_problems,
     make_lock,

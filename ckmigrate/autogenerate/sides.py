@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ckmigrate.autogenerate.settle import Side
+from ckmigrate.committed_head import committed_head
 from ckmigrate.errors import UsageError
 from ckmigrate.identify import Replay
-from ckmigrate.locking import committed_head
 from ckmigrate.names import select
 from ckmigrate.project import Project
 from ckmigrate.revisions.graph import History

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -158,7 +157,10 @@ class _Verbs(click.Group):
 
 def _meant(word: str) -> str:
     near = [_ELSEWHERE[word]] if word in _ELSEWHERE else []
-    near = near or difflib.get_close_matches(word, VERBS, 2, 0.5)
+    if not near:
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, VERBS, 2, 0.5)
     return f"Did you mean {' or '.join(near)}?" if near else "`ckmigrate --help` lists them."
 
 

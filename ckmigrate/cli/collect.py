@@ -266,14 +266,14 @@ def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _name_of(path: Path) -> str:
-    from ckmigrate.formats.sharded import folder_of
+    from ckmigrate.formats.folder_names import folder_of
 
     root = folder_of(path)
     return root.name if root.name not in ("", "..") else root.resolve().name
 
 
 def _relative(hit: Path, base: Path) -> Path:
-    from ckmigrate.formats.sharded import folder_of
+    from ckmigrate.formats.folder_names import folder_of
 
     inside = folder_of(hit).relative_to(base)
     return inside if inside.name else Path(_name_of(hit))

@@ -46,7 +46,7 @@ class Placement:
 
     def path_for(self, source: Found) -> Path:
         """The file or folder that the result of `source` gets."""
-        from ckmigrate.formats.sharded import folder_of
+        from ckmigrate.formats.folder_names import folder_of
 
         if self.out is not None:
             return self.out
@@ -59,7 +59,7 @@ class Placement:
     def destination(self, source: Found, revision: str | None) -> Destination:
         """The destination of a source that is at `revision`."""
         from ckmigrate.execute.preflight import Destination, backup_path
-        from ckmigrate.formats.sharded import folder_of
+        from ckmigrate.formats.folder_names import folder_of
         from ckmigrate.output import becomes_folder
 
         path = self.path_for(source)
@@ -190,7 +190,7 @@ def _check_options(*, in_place: bool, no_backup: bool, overwrite: bool, fast: bo
 
 def _check_folder(out: Path | None, paths: Sequence[Path], *, in_place: bool) -> None:
     """UsageError CKM233 where a folder would have the name of a file."""
-    from ckmigrate.formats.sharded import folder_of
+    from ckmigrate.formats.folder_names import folder_of
     from ckmigrate.output import is_file_name
 
     files = [path for path in paths if not folder_of(path).is_dir()] if in_place else []
@@ -206,7 +206,7 @@ def _check_out(out: Path, paths: Sequence[Path], *, folder: bool) -> None:
     if len(paths) > 1:
         what = f"-o names one file, and there are {len(paths)} checkpoints"
         raise UsageError("CKM232", what, fix="Use --out-dir DIR, or --in-place.")
-    from ckmigrate.formats.sharded import folder_of
+    from ckmigrate.formats.folder_names import folder_of
 
     if out.is_dir() and not folder and not folder_of(paths[0]).is_dir():
         what = f"the output {out} is a folder"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckmigrate.errors import StorageError
-from ckmigrate.text_file import create_text
 
 __all__ = ["create", "make_folder"]
 
@@ -13,6 +12,8 @@ __all__ = ["create", "make_folder"]
 def create(path: Path, text: str) -> None:
     """Write a new file; StorageError CKM792 where that fails, CKM793 where the name is taken."""
     try:
+        from ckmigrate.text_file import create_text
+
         create_text(path, text)
     except FileExistsError:
         raise StorageError(

@@ -15,7 +15,7 @@ from ckmigrate.cli.session import Answer, Session
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.lock import locked
 from ckmigrate.execute.undo import settle, undo_newest
-from ckmigrate.formats.sharded import folder_of
+from ckmigrate.formats.folder_names import folder_of
 from ckmigrate.report.undone import undone_data, undone_text
 
 __all__ = ["command"]

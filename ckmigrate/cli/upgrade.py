@@ -22,7 +22,6 @@ from ckmigrate.cli.options import (
     reading_options,
     result_options,
 )
-from ckmigrate.cli.plan import plan_answer
 from ckmigrate.cli.progress import Watch
 from ckmigrate.cli.session import Answer, Session
 from ckmigrate.cli.skipping import finished, resumes, skips_current
@@ -192,6 +191,8 @@ def _plans(
         if placement is not None:
             placement.check(found)
         prepared = prepare(project, history, found.path, request, direction=direction, known=known)
+        from ckmigrate.cli.plan import plan_answer
+
         return plan_answer(session, prepared)
 
     return each(session, (), one, found=collection)

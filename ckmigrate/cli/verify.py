@@ -25,7 +25,7 @@ from ckmigrate.report.escape import printable
 from ckmigrate.report.json import identity_data
 from ckmigrate.report.revisions import revision_text
 from ckmigrate.report.units import bytes_text, counted
-from ckmigrate.verify import strictly_loads
+from ckmigrate.strictly_loads import strictly_loads
 
 __all__ = ["command"]
 

@@ -12,7 +12,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from queue import SimpleQueue
 from typing import Final
 
 from ckmigrate.execute import syscalls
@@ -38,6 +37,8 @@ class RunningSums:
         self._ranges = sorted(ranges)
         self._starts = [offset for offset, _ in self._ranges]
         self._sums = [0] * len(ranges)
+        from queue import SimpleQueue
+
         self._written: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopped = False

@@ -102,9 +102,11 @@ def _candidates() -> Iterator[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/"):
         yield Path(runtime) / "ckmigrate"
-    import tempfile  # slow to import, and rarely needed where there is a runtime folder
-
-    yield Path(tempfile.gettempdir()) / f"ckmigrate-{os.getuid()}"
+    # `tempfile` knows it too, and takes longer to import than a change in place takes.
+    named = (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp")
+    folders = [folder for folder in named if folder.startswith("/") and os.path.isdir(folder)]
+    if folders:
+        yield Path(folders[0]) / f"ckmigrate-{os.getuid()}"
 
 
 def _private(folder: Path) -> Path:

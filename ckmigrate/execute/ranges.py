@@ -13,7 +13,7 @@ from typing import Final
 
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.source import Descriptors
-from ckmigrate.formats.zip_image import BLOCK
+from ckmigrate.formats.base import BLOCK
 
 __all__ = ["Range", "batches", "copy", "give_back", "merged"]
 

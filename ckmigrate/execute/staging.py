@@ -25,7 +25,7 @@ from ckmigrate.errors import StorageError
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.lock import already_running
 from ckmigrate.execute.temporary import NAME, is_dead, key_of, names_in, new_name
-from ckmigrate.formats.dcp_tag import METADATA
+from ckmigrate.formats.folder_names import METADATA
 
 __all__ = [
     "JOURNAL",

@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from ckmigrate.formats.dcp_metadata import DcpMetadata
     from ckmigrate.formats.tree import Tensor
 
 __all__ = [
+    "BLOCK",
     "Box",
     "Companions",
     "Container",
@@ -32,6 +33,10 @@ __all__ = [
 
 Format = Literal["safetensors", "torch", "sharded", "dcp"]
 Container = Literal["safetensors", "torch"]
+
+BLOCK: Final = 4096
+"""Bytes of a block of the usual file systems: what begins at the same place within one can be
+shared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,25 +20,14 @@ from typing import Final
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import Companions, Record
+from ckmigrate.formats.folder_names import is_average_file, is_optimizer_file
 
-__all__ = ["ReadPart", "is_average_file", "is_optimizer_file", "read_companions"]
+__all__ = ["ReadPart", "read_companions"]
 
-_OPTIMIZER: Final = re.compile(r"optimizer[._][^/]*(/|$)|global_step[0-9]+/")
-_AVERAGE: Final = re.compile(r"([^/]*[._-])?ema([._-][^/]*)?\.(pt|pth|bin|ckpt|pkl)")
 _REGISTERED: Final = re.compile(r"custom_checkpoint_[0-9]+\.pkl")
 
 ReadPart = Callable[[Path, str], tuple[object, Mapping[str, Record]]]
 """The tree and the records of a torch file; the keys of its storages begin with the text."""
-
-
-def is_optimizer_file(name: str) -> bool:
-    """Whether trainers keep the state of an optimizer under this relative name."""
-    return _OPTIMIZER.match(name) is not None
-
-
-def is_average_file(name: str) -> bool:
-    """Whether averages of weights are kept under this relative name."""
-    return _AVERAGE.fullmatch(name) is not None
 
 
 def read_companions(root: Path, numbers: Mapping[str, int], read_part: ReadPart) -> Companions:

@@ -29,9 +29,10 @@ from ckmigrate.formats.dcp_metadata import (
     TensorItem,
     parse_metadata,
 )
-from ckmigrate.formats.dcp_tag import METADATA, TAG_FILE, read_tag
+from ckmigrate.formats.dcp_tag import read_tag
 from ckmigrate.formats.dcp_tree import nested
 from ckmigrate.formats.folder_listing import Listing, list_folder
+from ckmigrate.formats.folder_names import METADATA, TAG_FILE
 from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.read_at import Region, read_at
 from ckmigrate.formats.tiling import is_run, tiling_fault

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ckmigrate.errors import StorageError
-from ckmigrate.formats.dcp_tag import METADATA, digest_of
+from ckmigrate.formats.dcp_tag import digest_of
+from ckmigrate.formats.folder_names import METADATA
 from ckmigrate.formats.pickle_tree import dumps, loads
 from ckmigrate.formats.tree import Global, Object, Storage
 from ckmigrate.formats.tree_paths import Path

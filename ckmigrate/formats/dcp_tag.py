@@ -16,12 +16,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from ckmigrate.errors import StorageError
+from ckmigrate.formats.folder_names import TAG_FILE
 from ckmigrate.formats.shard_index import json_object
 
-__all__ = ["METADATA", "TAG_FILE", "digest_of", "read_tag", "render_tags"]
-
-METADATA: Final = ".metadata"
-TAG_FILE: Final = "ckmigrate.json"
+__all__ = ["digest_of", "read_tag", "render_tags"]
 
 _STAMP: Final = "Remove the file, then stamp the checkpoint again with ckmigrate stamp."
 

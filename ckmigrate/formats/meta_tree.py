@@ -10,7 +10,6 @@ Subtrees that hold tensors are refused: operations on tensors change those.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -234,6 +233,8 @@ def _unknown(tree: object, path: str, what: str) -> MigrationError:
     names = [str(key) for key in _places(node) if isinstance(key, str | int)]
     if not names and isinstance(node, Object) and entries_of(node) is None:
         return _closed(what, ".".join(parts[:count]), node)
+    import difflib
+
     near = list(_below(node, rest)) or difflib.get_close_matches(rest, names, _NEAR, 0.5)
     shown = ", ".join(repr(".".join([*parts[:count], name])) for name in near or names[:_NEAR])
     why = f"near it: {shown}" if shown else "there is nothing near it"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Final, Never
+from typing import TYPE_CHECKING, Final, Never
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats import safetensors
 from ckmigrate.formats.base import Record, Stored
-from ckmigrate.formats.content import PICKLE, PICKLE_START, Foreign, foreign
-from ckmigrate.formats.dcp_tag import METADATA
-from ckmigrate.formats.read_at import Region, read_at
+from ckmigrate.formats.folder_names import METADATA
+
+if TYPE_CHECKING:
+    from ckmigrate.formats.content import Foreign
 
 __all__ = ["is_checkpoint_folder", "open_checkpoint", "open_regular"]
 
@@ -52,7 +52,7 @@ def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
 
 def is_checkpoint_folder(names: Collection[str]) -> bool:
     """Whether a folder with these names in it is one checkpoint, and not a folder of several."""
-    from ckmigrate.formats.sharded import holds_weights
+    from ckmigrate.formats.folder_names import holds_weights
 
     is_dcp = METADATA in names and any(name.endswith(".distcp") for name in names)
     return is_dcp or holds_weights(names)
@@ -64,6 +64,8 @@ def _is_dcp(path: Path) -> bool:
     file = path / METADATA if os.path.isdir(path) else path
     if file.name != METADATA or not file.is_file():
         return False
+    from ckmigrate.formats.content import PICKLE_START
+
     fd = open_regular(file)
     try:
         return file is path or os.pread(fd, 1, 0) == PICKLE_START
@@ -83,6 +85,8 @@ def _open_part(
     path: Path, prefix: str, carry: tuple[str, ...]
 ) -> tuple[object, Mapping[str, Record]]:
     """The tree and the records of a torch file that is a part of a checkpoint."""
+    from ckmigrate.formats.content import foreign
+    from ckmigrate.formats.read_at import Region
     from ckmigrate.formats.torch_legacy import is_torch_legacy
     from ckmigrate.formats.torch_zip import is_torch_zip, read_part
 
@@ -101,6 +105,8 @@ def _open_part(
 
 def _text(path: Path) -> bytes:
     """All bytes of a small file; StorageError CKM707 where it is a large one."""
+    from ckmigrate.formats.read_at import read_at
+
     fd = open_regular(path)
     try:
         size = os.fstat(fd).st_size
@@ -136,9 +142,11 @@ def _read(path: Path, fd: int, carry: tuple[str, ...]) -> Stored:
     # First: the length at its start can be any bytes, also those that mark another format.
     if safetensors.is_safetensors(head, stat.st_size):
         return safetensors.read(path, fd, stat)
+    # Not needed for a safetensors file, and slower to import than it is to read.
+    from ckmigrate.formats.content import PICKLE, foreign
+
     kind = foreign(head)
     if kind is None or kind is PICKLE:
-        # Not needed for a safetensors file, and slower to import than it is to read.
         from ckmigrate.formats import torch_legacy, torch_zip
 
         if torch_legacy.is_torch_legacy(head):
@@ -224,6 +232,8 @@ def _refuse_missing(path: Path) -> Never:
         why = f"there is no folder {folder}"
         fix = "Check the path."
     else:
+        import difflib
+
         near = difflib.get_close_matches(path.name, _names(folder)[:10_000], n=3, cutoff=0.5)
         why = f"nothing in {folder} has this name"
         fix = f"Did you mean {' or '.join(near)}?" if near else "Check the path."

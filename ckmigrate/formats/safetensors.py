@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ckmigrate.errors import StorageError
-from ckmigrate.formats.base import FileIdentity, FileImage, Record, Slot, Stored
+from ckmigrate.formats.base import BLOCK, FileIdentity, FileImage, Record, Slot, Stored
 from ckmigrate.formats.safetensors_header import (
     DTYPES,
     METADATA,
@@ -33,7 +33,6 @@ from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.spec import TensorSpec
 
 __all__ = [
-    "BLOCK",
     "MAX_HEADER",
     "TAG_KEY",
     "TIED",
@@ -47,7 +46,6 @@ TAG_KEY: Final = "ckmigrate"
 TIED: Final = "tied names left out"
 """The key of `details` with the count of names that only the metadata has, where there are any."""
 MAX_HEADER: Final = 100_000_000
-BLOCK: Final = 4096
 
 _ROOM: Final = 512
 _ALIGNMENT: Final = 8

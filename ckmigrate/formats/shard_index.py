@@ -18,7 +18,6 @@ from typing import Final, Never
 from ckmigrate.errors import StorageError
 
 __all__ = [
-    "INDEX_SUFFIX",
     "Index",
     "json_object",
     "parse_index",
@@ -26,8 +25,6 @@ __all__ = [
     "render_like",
     "with_shard_names",
 ]
-
-INDEX_SUFFIX: Final = ".index.json"
 
 _TAG_KEY: Final = "ckmigrate"
 _TOTALS: Final = ("total_size", "total_parameters")

@@ -14,55 +14,26 @@ nowhere else; the file itself may be a symbolic link, as in the caches of model 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Never
+from typing import Never
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import Container, Folder, Record, Stored, StoredFile
 from ckmigrate.formats.companions import ReadPart, read_companions
-from ckmigrate.formats.dcp_tag import METADATA
 from ckmigrate.formats.folder_listing import list_folder
+from ckmigrate.formats.folder_names import CONFIG, INDEX_SUFFIX, JSON_ROOTS, WEIGHTS, is_index_name
 from ckmigrate.formats.safetensors import TIED
-from ckmigrate.formats.shard_index import INDEX_SUFFIX, Index, json_object, parse_index
+from ckmigrate.formats.shard_index import Index, json_object, parse_index
 from ckmigrate.formats.tree import Storage, Tensor
 from ckmigrate.formats.tree_paths import entries_of
 from ckmigrate.names.order import natural_key
 
-__all__ = ["CONFIG", "JSON_ROOTS", "folder_of", "holds_weights", "is_index_name", "read_folder"]
-
-CONFIG: Final = "config.json"
-JSON_ROOTS: Final = ("config", "index")
-
-_KINDS: Final[tuple[tuple[str, str], ...]] = (
-    ("model", ".safetensors"),
-    ("pytorch_model", ".bin"),
-    ("pytorch_model_fsdp", ".bin"),  # accelerate, of all ranks in one file
-)
+__all__ = ["read_folder"]
 
 ReadFile = Callable[[Path], Stored]
 ReadText = Callable[[Path], bytes]
-
-
-def is_index_name(name: str) -> bool:
-    """Whether a file of this name is the index of shards."""
-    return name.endswith(INDEX_SUFFIX)
-
-
-def folder_of(path: Path) -> Path:
-    """The checkpoint that a path stands for: of an index or a .metadata, the folder it is in."""
-    is_part = is_index_name(path.name) or path.name == METADATA
-    return path.parent if is_part and path.is_file() else path
-
-
-def holds_weights(names: Collection[str]) -> bool:
-    """Whether a folder with these names in it is a checkpoint, whole or not."""
-    return any(
-        name == stem + suffix or name.endswith(suffix + INDEX_SUFFIX)
-        for name in names
-        for stem, suffix in _KINDS
-    )
 
 
 def read_folder(
@@ -161,7 +132,7 @@ def _choose(root: Path) -> str:
     except OSError as error:
         what = f"cannot read the folder {root.name or root}: {error.strerror}"
         raise StorageError("CKM707", what, where=str(root), fix="Check its permissions.") from None
-    for stem, suffix in _KINDS:
+    for stem, suffix in WEIGHTS:
         usual = stem + suffix + INDEX_SUFFIX
         indexes = [name for name in names if name.endswith(suffix + INDEX_SUFFIX)]
         if usual in indexes or len(indexes) == 1:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ckmigrate.formats.base import FileImage, Slot
+from ckmigrate.formats.base import BLOCK, FileImage, Slot
 from ckmigrate.formats.zip_headers import (
     CENTRAL,
     CENTRAL_ID,
@@ -30,10 +30,9 @@ from ckmigrate.formats.zip_headers import (
     ZIP64,
 )
 
-__all__ = ["ALIGNMENT", "BLOCK", "Member", "zip_image"]
+__all__ = ["ALIGNMENT", "Member", "zip_image"]
 
 ALIGNMENT: Final = 64
-BLOCK: Final = 4096
 
 _UTF8: Final = 0x0800
 _STORED: Final = 0

@@ -23,14 +23,11 @@ interrupt a regular expression, so it runs in a child process, half a second of 
 name, and is refused (CKM502) when that is not enough.
 """
 
-from ckmigrate.names.compiling import compile_pattern, expand
-from ckmigrate.names.filling import substitute
-from ckmigrate.names.grouping import Group, StackGroup, groups, stack_groups
-from ckmigrate.names.likeness import nearest
-from ckmigrate.names.matching import Match, select
-from ckmigrate.names.order import natural_key
-from ckmigrate.names.pattern import Captures, Pattern, PatternLike
-from ckmigrate.names.renaming import pair
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckmigrate.lazily import lazily
 
 __all__ = [
     "Captures",
@@ -49,3 +46,34 @@ __all__ = [
     "stack_groups",
     "substitute",
 ]
+
+if TYPE_CHECKING:
+    from ckmigrate.names.compiling import compile_pattern, expand
+    from ckmigrate.names.filling import substitute
+    from ckmigrate.names.grouping import Group, StackGroup, groups, stack_groups
+    from ckmigrate.names.likeness import nearest
+    from ckmigrate.names.matching import Match, select
+    from ckmigrate.names.order import natural_key
+    from ckmigrate.names.pattern import Captures, Pattern, PatternLike
+    from ckmigrate.names.renaming import pair
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Captures": "ckmigrate.names.pattern",
+        "Group": "ckmigrate.names.grouping",
+        "Match": "ckmigrate.names.matching",
+        "Pattern": "ckmigrate.names.pattern",
+        "PatternLike": "ckmigrate.names.pattern",
+        "StackGroup": "ckmigrate.names.grouping",
+        "compile_pattern": "ckmigrate.names.compiling",
+        "expand": "ckmigrate.names.compiling",
+        "groups": "ckmigrate.names.grouping",
+        "natural_key": "ckmigrate.names.order",
+        "nearest": "ckmigrate.names.likeness",
+        "pair": "ckmigrate.names.renaming",
+        "select": "ckmigrate.names.matching",
+        "stack_groups": "ckmigrate.names.grouping",
+        "substitute": "ckmigrate.names.filling",
+    },
+)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ckmigrate import names
 from ckmigrate.errors import MigrationError
-from ckmigrate.names import Group, Match, StackGroup
 from ckmigrate.step import Schemas, refuse
+
+if TYPE_CHECKING:
+    from ckmigrate.names import Group, Match, StackGroup
 
 T = TypeVar("T")
 

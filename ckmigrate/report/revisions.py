@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ckmigrate.report.escape import printable
-from ckmigrate.report.graph import Row, draw
 from ckmigrate.revisions.graph import History
-from ckmigrate.revisions.lock import LockLine
 from ckmigrate.revisions.script import Script
+
+if TYPE_CHECKING:
+    from ckmigrate.report.graph import Row
+    from ckmigrate.revisions.lock import LockLine
 
 __all__ = ["graph_lines", "history_lines", "revision_text", "script_lines", "source_lines"]
 
@@ -33,6 +36,8 @@ def history_lines(history: History) -> list[str]:
 def graph_lines(history: History, *, width: int | None = None) -> list[str]:
     """The same as a drawing, which ends in the base; of `width` columns where the lanes leave room
     for an id."""
+    from ckmigrate.report.graph import draw
+
     nodes = ((script.id, script.parents) for script in reversed(history.order))
     lines = [line for row in draw(nodes) for line in _graph_lines(history, row, width)]
     return [*lines, "o  base"] if lines else []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
@@ -200,5 +199,7 @@ def reachable(revision: str, by_id: Mapping[str, Script]) -> frozenset[str]:
 
 def nearest_scripts(revision: str, by_id: Mapping[str, Script]) -> str | None:
     """A sentence with the ids that look like this one; None where there is none."""
+    from difflib import get_close_matches
+
     near = get_close_matches(revision, by_id, n=3, cutoff=0.6)
     return f"nearest: {', '.join(by_id[one].label for one in near)}" if near else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-import traceback
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -188,6 +187,8 @@ def _execute(script: Script) -> Mapping[str, Any]:
 
 
 def _import_failure(script: Script, error: BaseException) -> MigrationError:
+    import traceback
+
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == str(script.path)]
     if isinstance(error, SyntaxError) and error.lineno and not lines:

@@ -8,7 +8,6 @@ constant or by a plain `def`: whatever reads the file, a person or a tool, sees 
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import sys
 import warnings
@@ -164,6 +163,8 @@ def _reserved(every: tuple[_Binding, ...], path: Path) -> dict[str, _Binding]:
 
 def _refuse_missing(name: str, others: list[_Binding], path: Path) -> NoReturn:
     examples = {"revision": '"7c1e9a04f2"', "revises": "None", "api": str(API)}
+    import difflib
+
     close = difflib.get_close_matches(name, [binding.name for binding in others], 1, 0.75)
     line = next((binding.line for binding in others if binding.name in close), None)
     refuse(

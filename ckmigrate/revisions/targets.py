@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from ckmigrate.errors import IdentifyError
 from ckmigrate.revisions.graph import History
@@ -104,6 +103,8 @@ def _only(scripts: list[Script], text: str) -> str:
 
 def _unknown(history: History, text: str) -> list[Script]:
     known = {name: script for script in history.order for name in (script.id, *_names(script))}
+    from difflib import get_close_matches
+
     words = get_close_matches(text, _WORDS, 1)
     near = dict.fromkeys(known[name].id for name in get_close_matches(text, known, 6, 0.5))
     why = "no id, slug, number or file name begins so, and no release is called so"

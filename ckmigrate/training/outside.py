@@ -9,7 +9,7 @@ from typing import Literal
 
 from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import Stored
-from ckmigrate.formats.companions import is_average_file, is_optimizer_file
+from ckmigrate.formats.folder_names import is_average_file, is_optimizer_file
 from ckmigrate.formats.state_dict import kind_of
 from ckmigrate.formats.tree import Tensor
 from ckmigrate.formats.tree_paths import Path, child, entries_of, holders, resolve, steps

@@ -22,8 +22,8 @@ from ckmigrate.execute.commit import Destination
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.formats.tree import Tensor as Node
+from ckmigrate.loaded_tensors import loaded_tensors
 from ckmigrate.migrate import carry_out
-from ckmigrate.verify import loaded_tensors
 from tests.dcp_folders import handmade, rows, whole
 from tests.faults.test_commit_faults import raising
 from tests.faults.test_folder_faults import Trigger
