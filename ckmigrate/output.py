@@ -64,6 +64,7 @@ class Output:
     carried  of a folder: files of the source folder that come along, by relative name
     empty    of a folder: folders without files that come along
     replaced of a DCP folder: data files of the source that do not come along
+    unused   of a DCP folder: bytes of the source's chunks that nothing names any more
     interim  of a DCP folder: the tag's file, by name, as it is right for the old index and the new
     """
 
@@ -76,6 +77,7 @@ class Output:
     empty: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     interim: Mapping[str, bytes] = field(default_factory=dict)
+    unused: int = 0
 
     @property
     def is_folder(self) -> bool:

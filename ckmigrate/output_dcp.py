@@ -91,7 +91,9 @@ def make_dcp(
     tags = [(digest_of(metadata), tag)]
     files[TAG_FILE] = _text(render_tags(tags))
     left = {str(path[0]) for path in gone}
-    used = {place.file for item in items.values() for place in item.places}
+    places = {place for item in items.values() for place in item.places}
+    used = {place.file for place in places}
+    unused = {place for item in old.items.values() for place in item.places} - places
     data = stored.folder.shards if stored.folder and stored.dcp else ()
     return Output(
         "dcp",
@@ -103,6 +105,7 @@ def make_dcp(
         stored.folder.empty if stored.folder and others else (),
         tuple(name for name in data if name not in used),
         {TAG_FILE: render_tags([*_old_tags(stored), *tags])},
+        sum(place.nbytes for place in unused),
     )
 
 

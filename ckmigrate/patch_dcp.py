@@ -15,7 +15,6 @@ from ckmigrate.execute.fill import read_expression
 from ckmigrate.execute.patch import Patch, small_files
 from ckmigrate.execute.source import SourceFile, open_source
 from ckmigrate.expr import sources
-from ckmigrate.formats.dcp_metadata import DcpMetadata, parse_metadata
 from ckmigrate.formats.folder_names import METADATA
 from ckmigrate.lower import Copy, FillRange
 from ckmigrate.migrate import build_output
@@ -91,9 +90,7 @@ def dcp_patch(prepared: Prepared) -> Patch:
     # The index last: what it names is there before.
     order = sorted(contents, key=lambda name: name == METADATA)
     files = small_files({name: contents[name] for name in order}, present)
-    after = parse_metadata(contents[METADATA], where=str(stored.path / METADATA))
-    assert stored.dcp is not None
-    return Patch(files, spare=_spare(stored.dcp, after))
+    return Patch(files, spare=output.unused)
 
 
 def _content(file: OutputFile, source: SourceFile) -> bytes:
@@ -107,12 +104,3 @@ def _content(file: OutputFile, source: SourceFile) -> bytes:
     for offset, data in (*file.image.chunks, *last):
         raw[offset : offset + len(data)] = data
     return bytes(raw)
-
-
-def _spare(before: DcpMetadata, after: DcpMetadata) -> int:
-    """Bytes of chunks that nothing names any more."""
-    old, new = (
-        {place for item in metadata.items.values() for place in item.places}
-        for metadata in (before, after)
-    )
-    return sum(place.nbytes for place in old - new)

@@ -29,7 +29,8 @@ def verify_file(path: Path, prepared: Prepared) -> None:
     where the weights would not be found again.
     """
     request, project = prepared.request, prepared.project
-    stored = open_checkpoint(path, carry=(*project.carry, *request.carry))
+    carry = (*project.carry, *request.carry)
+    stored = open_checkpoint(path, carry=carry, before=prepared.opened.stored)
     if stored.tag != prepared.tag.to_json():
         raise _broken("CKM602", "the tag is not the one that was written")
     layout = _found_again(stored, prepared)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from ckmigrate.formats.dcp_metadata import DcpMetadata
+    from ckmigrate.formats.dcp_metadata import DcpMetadata, Place
     from ckmigrate.formats.tree import Tensor
 
 __all__ = [
@@ -147,6 +147,7 @@ class Stored:
     folder    of a checkpoint of several files: what else it consists of
     parts     of a folder: every file of it, the shards first, `Record.file` counts in these
     dcp       of a DCP folder: what its .metadata says
+    chunks    of a DCP folder: the tensors that were read, by their place in its files
     beside    of a folder of shards: the files of training state in it; `records` has theirs too
     """
 
@@ -162,6 +163,7 @@ class Stored:
     parts: tuple[StoredFile, ...] = ()
     tag_fault: str | None = None
     dcp: DcpMetadata | None = None
+    chunks: Mapping[Place, Tensor] = field(default_factory=dict)
     beside: Companions = field(default_factory=Companions)
 
     @property

@@ -26,10 +26,14 @@ _LARGEST_TEXT: Final = 100_000_000
 _SAVE_AGAIN: Final = "Load it with torch and save it again."
 
 
-def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
+def open_checkpoint(
+    path: Path, *, carry: Sequence[str] = (), before: Stored | None = None
+) -> Stored:
     """Read a checkpoint, but for its tensor bytes: a file, a folder of weights, or its index.
 
     carry  classes ("mypkg.config.Config") that a torch file may name beyond the allowed ones
+    before a checkpoint that was read before, and that may have chunks in common with this one:
+           what is still the same file need not be read again
 
     Raises StorageError CKM706 (missing), CKM707 (not readable, not a file), CKM708 (not a
     checkpoint), CKM709 (it never arrived: a pointer, a web page, an empty file), and what the
@@ -39,7 +43,7 @@ def open_checkpoint(path: Path, *, carry: Sequence[str] = ()) -> Stored:
     if _is_dcp(path):
         from ckmigrate.formats.dcp import read_dcp
 
-        return read_dcp(path, open_regular, _text, names)
+        return read_dcp(path, open_regular, _text, names, before)
     if os.path.isdir(path) or path.name.endswith(".index.json"):
         from ckmigrate.formats.sharded import read_folder
 

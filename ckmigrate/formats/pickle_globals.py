@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
 from ckmigrate.formats.tree import Global
@@ -193,9 +194,12 @@ _FORBIDDEN_NAMES: Final = _words(
 
 _OLD_NAMES: Final[Mapping[str, str]] = {"xrange": "range", "long": "int", "unicode": "str"}
 _OLD_MODULES: Final[Mapping[str, str]] = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_MOST_KNOWN: Final = 1024
+"""Names: a file has a few dozens of them, thousands of times."""
 _DOTTED: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
+@lru_cache(maxsize=_MOST_KNOWN)
 def canonical(module: str, name: str) -> Global:
     """The name as Python 3 spells it; BadPickle when it is no dotted name at all.
 
@@ -207,7 +211,8 @@ def canonical(module: str, name: str) -> Global:
     return Global(module, _OLD_NAMES.get(name, name) if module == "builtins" else name)
 
 
-def role_of(name: Global, carry: Sequence[str]) -> Role:
+@lru_cache(maxsize=_MOST_KNOWN)
+def role_of(name: Global, carry: tuple[str, ...]) -> Role:
     """What the reader does with a name; a carried name is a factory."""
     if name in _BUILTINS:
         return "builtin"

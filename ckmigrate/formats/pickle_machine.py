@@ -63,7 +63,7 @@ class Machine:
         carry: Sequence[str],
     ) -> None:
         self.data, self.pos, self.begin = data, start, start
-        self.persistent, self.carry = persistent, carry
+        self.persistent, self.carry = persistent, tuple(carry)
         self.budget = Budget(len(data) - start)
         self.stack: list[object] = []
         self.marks: list[list[object]] = []

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ckmigrate.formats.pickle_globals import STORAGES
-from ckmigrate.formats.pickle_limits import content
+from ckmigrate.formats.pickle_limits import FLAT, content
 from ckmigrate.formats.tree import Global, Storage, Tensor
 from ckmigrate.spec import DType
 
@@ -48,13 +48,13 @@ def _typed(storage: Storage, dtype: DType) -> DType | None:
 
 
 def _distinct(tree: object) -> Iterator[object]:
-    """Every node once, by identity, in no particular order."""
+    """Every node that is no leaf of Python's once, by identity, in no particular order."""
     seen = {id(tree)}
     queue = [tree]
     while queue:
         node = queue.pop()
         yield node
         for part in content(node):
-            if id(part) not in seen:
+            if type(part) not in FLAT and id(part) not in seen:
                 seen.add(id(part))
                 queue.append(part)
