@@ -19,6 +19,7 @@ from ckmigrate.execute.checksums import RunningSums, joined, running_sums
 from ckmigrate.execute.evaluate import Evaluator, chunks
 from ckmigrate.execute.items import contiguous
 from ckmigrate.execute.ranges import Range, batches, copy, give_back, merged
+from ckmigrate.execute.readahead import ReadAhead
 from ckmigrate.execute.source import SourceFile
 from ckmigrate.execute.writeback import Writeback
 from ckmigrate.expr import Expr, Result, walk
@@ -61,11 +62,13 @@ class _Written:
     sums: RunningSums
     writeback: Writeback
     progress: Progress
+    ahead: Callable[[int], None] = lambda nbytes: None
 
     def __call__(self, offset: int, nbytes: int) -> None:
         self.sums.wrote(offset, nbytes)
         self.writeback(offset, nbytes)
         self.progress(nbytes)
+        self.ahead(nbytes)
 
 
 def fill(
@@ -87,8 +90,10 @@ def fill(
     with running_sums(fd, [(part.offset, part.nbytes) for part in summed]) as sums:
         written = _Written(sums, Writeback(fd), progress)
         ranges = list(merged(_copies(image, work, source)))
-        give_back(fd, image.size, ranges, source.fds)
+        is_shared = give_back(fd, image.size, ranges, source.fds)
         _make(fd, image, work, source, written)
+        if not is_shared:
+            written = replace(written, ahead=ReadAhead(ranges, source.fds))
         for batch in batches(ranges, sorted(_made(image, work))):
             copy(fd, batch, source.fds, written)
         found = sums.result()

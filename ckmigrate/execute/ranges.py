@@ -76,12 +76,12 @@ def _fits(current: Sequence[Range], item: Range) -> bool:
     return min(gaps) >= 0 and max(gaps) <= _GAP and item[1] + item[3] - first <= _BATCH
 
 
-def give_back(fd: int, nbytes: int, ranges: Sequence[Range], sources: Descriptors) -> None:
-    """Free the blocks of a new file of `nbytes`, where most of its bytes can share the source's:
-    btrfs would go on counting all that was allocated with the first block that is in use."""
+def give_back(fd: int, nbytes: int, ranges: Sequence[Range], sources: Descriptors) -> bool:
+    """Whether most bytes of a new file of `nbytes` can share the source's blocks; its own are freed
+    then, as btrfs goes on counting all that was allocated with the first block that is in use."""
     whole = [r for r in ranges if r[3] >= 2 * BLOCK and (r[1] - r[2]) % BLOCK == 0]
     if 2 * sum(item[3] for item in whole) <= nbytes:
-        return
+        return False
     file, start, target, _ = whole[0]
     skip = -start % BLOCK
     is_shared = syscalls.share_range(
@@ -90,6 +90,7 @@ def give_back(fd: int, nbytes: int, ranges: Sequence[Range], sources: Descriptor
     if is_shared:
         syscalls.truncate(fd, 0)
         syscalls.truncate(fd, nbytes)
+    return is_shared
 
 
 def copy(

@@ -13,6 +13,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,7 @@ __all__ = [
     "pread_into",
     "preallocate",
     "pwrite",
+    "read_ahead",
     "rename",
     "rename_new",
     "rmdir",
@@ -274,6 +276,14 @@ def _fallocate(fd: int, mode: int, offset: int, nbytes: int) -> None:
     if call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(nbytes)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def read_ahead(fd: int, nbytes: int, *, offset: int) -> None:
+    """Let the kernel begin to read these bytes into memory; a hint, and nothing fails with it."""
+    advise = getattr(os, "posix_fadvise", None)
+    if advise is not None:
+        with suppress(OSError):
+            advise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
 
 def start_writeback(fd: int, nbytes: int, *, offset: int) -> None:
