@@ -7,12 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckmigrate.execute import syscalls
+from ckmigrate.execute import ranges as copies
+from ckmigrate.execute import readahead, syscalls
 from ckmigrate.execute.ranges import Range
 from ckmigrate.execute.readahead import AHEAD, ReadAhead
+from tests.projects import Zoo, load, same
+from tests.shards import folder
 
 MB = 1 << 20
 Asked = list[tuple[int, int, int]]
@@ -106,3 +110,19 @@ def test_a_file_that_cannot_is_no_matter(tmp_path: Path) -> None:
         os.close(read)
         os.close(write)
     syscalls.read_ahead(-1, MB, offset=0)
+
+
+def test_files_that_are_opened_ahead_do_not_take_the_place_of_the_one_that_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More files than stay open at a time lie behind a tensor that is copied in several steps."""
+    monkeypatch.setattr(copies, "_STEP", 64 << 10)
+    monkeypatch.setattr(readahead, "AHEAD", 64 << 10)
+    monkeypatch.setattr(readahead, "_STEP", 32 << 10)
+    large = torch.arange(20 << 10, dtype=torch.int32)
+    tiny = {f"tiny.{n:03}": torch.full((100,), n, dtype=torch.int32) for n in range(150)}
+    state = {"large": large, **tiny}
+    zoo = Zoo(tmp_path / "zoo", "ck.rename('large', 'renamed')")
+    old = folder(tmp_path / "zoo" / "old", [{name: value} for name, value in state.items()])
+    new = load(zoo.upgrade(old, "new.safetensors"))
+    assert same(new, {"renamed": large, **tiny})

@@ -100,14 +100,15 @@ def copy(
 
     Zeros are written between the ranges of a batch: what stands there has to be written later.
     """
-    source_fd = sources[batch[0][0]]
     if len(batch) > 1:
-        written(*_through_memory(fd, batch, source_fd))
+        written(*_through_memory(fd, batch, sources[batch[0][0]]))
         return
-    _, start, target, nbytes = batch[0]
+    file, start, target, nbytes = batch[0]
     done = 0
     while done < nbytes:
         step = min(nbytes - done, _to_border(start + done, target + done) or _STEP)
+        # Asked for anew: who hears of `written` opens other files, and the number may be theirs.
+        source_fd = sources[file]
         syscalls.copy_range(
             source_fd, fd, source_offset=start + done, target_offset=target + done, nbytes=step
         )
