@@ -141,7 +141,8 @@ def _commit(
             verify=lambda path, _: verify(path),
             lock=lock,
         )
-    from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
+    from ckmigrate.execute.commit_folder import commit_folder
+    from ckmigrate.execute.folder_image import FolderImage, NewFile
 
     files = {name: NewFile(f.image, filler(name, f)) for name, f in output.files.items()}
     carried = {name: stored.path / name for name in output.carried}

@@ -19,7 +19,8 @@ import pytest
 from ckmigrate.errors import StorageError
 from ckmigrate.execute import syscalls
 from ckmigrate.execute.commit import Destination
-from ckmigrate.execute.folder import FolderImage, NewFile, commit_folder
+from ckmigrate.execute.commit_folder import commit_folder
+from ckmigrate.execute.folder_image import FolderImage, NewFile
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
 from ckmigrate.formats.shard_index import render_index
