@@ -120,7 +120,7 @@ def _listed(
 
 def _optimizer_places(prepared: Prepared, count: int) -> list[tuple[object, ...]]:
     """Where the state of the optimizers is; UsageError CKM273 where there are not so many."""
-    layout = layout_after(prepared.plan.trace.end.meta.tree, prepared)
+    layout = layout_after(prepared)
     found = [o.path for o in layout.training_state if o.kind == "optimizer"] if count else []
     if len(found) == count and not (count and prepared.opened.stored.is_flat):
         return found
@@ -139,7 +139,7 @@ def _weights(content: Mapping[str, object], prepared: Prepared) -> Mapping[str, 
     """The state dict in what was made: at its place, or alone."""
     if prepared.request.weights_only or prepared.opened.stored.is_flat:
         return content
-    layout = layout_after(prepared.plan.trace.end.meta.tree, prepared)
+    layout = layout_after(prepared)
     found = child(content, layout.path)
     assert isinstance(found, dict)
     return found

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ckmigrate.contents import Contents
 from ckmigrate.execute.commit import Committed, Destination, Fill, check_unchanged, commit
 from ckmigrate.execute.failures import explained
 from ckmigrate.execute.fill import Progress, check_claims, fill
@@ -45,6 +46,7 @@ __all__ = [
     "Request",
     "build_output",
     "carry_out",
+    "contents_of",
     "dropped_state",
     "find_target",
     "finding_once",
@@ -169,57 +171,40 @@ def build_output(
 ) -> Output:
     """What the plan becomes under a name: a folder where that is wanted, otherwise a file whose
     suffix chooses the format. In place, the data files of a DCP folder stay as they are."""
-    request, stored = prepared.request, prepared.opened.stored
-    tree = prepared.plan.trace.end.meta.tree
-    layout = layout_after(tree, prepared)
-    gone = dropped_state(layout, request)
-    tag = prepared.tag.to_json()
+    request, contents = prepared.request, contents_of(prepared)
+    stored = contents.stored
     if folder and folder_format(stored, request.to_format, request.max_shard_size) == "dcp":
         from ckmigrate.output_dcp import make_dcp
 
-        return make_dcp(
-            prepared.plan,
-            stored,
-            layout,
-            tree,
-            gone=gone,
-            tag=tag,
-            unwrap=request.unwrap,
-            weights_only=request.weights_only,
-            in_place=in_place,
-        )
-    # A distributed checkpoint becomes anything else as a nested dict in one file does.
-    keeps_folder = stored.format == "sharded"
-    stored = stored if keeps_folder else replace(stored, folder=None)
+        return make_dcp(contents, in_place=in_place)
+    if stored.format != "sharded":
+        # A distributed checkpoint becomes anything else as a nested dict in one file does.
+        contents = replace(contents, stored=replace(stored, folder=None))
     if folder:
         from ckmigrate.output_folder import make_folder
 
-        return make_folder(
-            prepared.plan,
-            stored,
-            layout,
-            tree,
-            gone=gone,
-            tag=tag,
-            unwrap=request.unwrap,
-            weights_only=request.weights_only,
-            max_shard_size=request.max_shard_size,
-        )
+        return make_folder(contents, max_shard_size=request.max_shard_size)
     # A file that keeps its suffix keeps its format, also where the suffix promises another one.
     keeps = path.suffix == stored.path.suffix and stored.format in ("safetensors", "torch")
-    return make_output(
-        prepared.plan,
-        stored,
-        layout,
-        tree,
-        gone=gone,
-        format=stored.format if keeps else format_of(path, stored.format),
-        tag=tag,
+    return make_output(contents, stored.format if keeps else format_of(path, stored.format))
+
+
+def contents_of(prepared: Prepared) -> Contents:
+    """What is to be written of a checkpoint."""
+    request, layout = prepared.request, layout_after(prepared)
+    return Contents(
+        plan=prepared.plan,
+        stored=prepared.opened.stored,
+        layout=layout,
+        tree=prepared.plan.trace.end.meta.tree,
+        gone=dropped_state(layout, request),
+        tag=prepared.tag.to_json(),
         unwrap=request.unwrap,
         weights_only=request.weights_only,
     )
 
 
-def layout_after(tree: object, prepared: Prepared) -> Layout:
+def layout_after(prepared: Prepared) -> Layout:
     """Where everything is once metadata was edited."""
+    tree = prepared.plan.trace.end.meta.tree
     return edited(prepared.opened, tree, prepared.project, prepared.request).layout

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
+from ckmigrate.contents import Contents
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
 from ckmigrate.formats import safetensors
@@ -114,54 +115,29 @@ def becomes_folder(path: FilePath, *, source_is_folder: bool, in_place: bool, wa
     return wanted or keeps
 
 
-def make_output(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    *,
-    gone: Sequence[Path],
-    format: Format,  # noqa: A002 - the word of the domain
-    tag: str,
-    unwrap: bool,
-    weights_only: bool,
-) -> Output:
-    """The output file of a plan.
-
-    tree          the source's tree after edits of its metadata
-    gone          paths of training state in it that is left behind
-    unwrap        write bare names
-    weights_only  leave everything but the state dict behind
+def make_output(contents: Contents, format: Format) -> Output:  # noqa: A002 - the domain's word
+    """The output file of these contents.
 
     StorageError CKM740 where something besides the weights would be lost without weights_only.
     """
-    prefix = "" if unwrap else layout.prefix
     if format == "safetensors":
-        return _safetensors(plan, stored, layout, tree, gone, tag, prefix, weights_only)
+        return _safetensors(contents)
     from ckmigrate.output_torch import torch_output
 
-    return torch_output(plan, stored, layout, tree, gone, tag, unwrap, weights_only)
+    return torch_output(contents)
 
 
-def _safetensors(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    gone: Sequence[Path],
-    tag: str,
-    prefix: str,
-    weights_only: bool,
-) -> Output:
-    lost = [] if weights_only else lost_beside_weights(stored, layout, tree, gone)
+def _safetensors(contents: Contents) -> Output:
+    plan, stored, layout = contents.plan, contents.stored, contents.layout
+    lost = [] if contents.weights_only else lost_beside_weights(contents)
     if lost:
         raise would_lose(stored, lost, "a safetensors file holds tensors and short texts only")
-    tied = left_out(plan, stored)
+    prefix, tied = contents.prefix, left_out(plan, stored)
     entries = [entry for entry in plan.entries if entry.name not in tied]
-    metadata = string_metadata(stored, tree)
+    metadata = string_metadata(stored, contents.tree)
     metadata |= {prefix + name: prefix + kept for name, kept in tied.items()}
     image = safetensors_image(
-        entries, stored, layout.entries, prefix=prefix, metadata=metadata, tag=tag
+        entries, stored, layout.entries, prefix=prefix, metadata=metadata, tag=contents.tag
     )
     work = {prefix + e.name: Work(e.name, e.expr, e.lowered) for e in entries}
     ordered = sorted(work, key=lambda key: image.slots[key].offset)
@@ -184,18 +160,18 @@ def string_metadata(stored: Stored, tree: object) -> dict[str, str]:
     return {str(key): value for key, value in pairs if isinstance(value, str)}
 
 
-def lost_beside_weights(
-    stored: Stored, layout: Layout, tree: object, gone: Sequence[Path]
-) -> list[str]:
-    if stored.is_flat:
-        return edited_beside(stored, tree)
+def lost_beside_weights(contents: Contents) -> list[str]:
+    """What a file of tensors alone has no place for, in words."""
+    layout = contents.layout
+    if contents.stored.is_flat:
+        return edited_beside(contents.stored, contents.tree)
     found = [f"'{name}' in the state dict" for name in layout.extras]
     for depth, key in enumerate(layout.path):
         above = layout.path[:depth]
-        others = [other for other, _ in steps(child(tree, above)) if other != key]
-        found += [
-            f"'{_dotted((*above, other))}'" for other in others if (*above, other) not in gone
+        others = [
+            (*above, other) for other, _ in steps(child(contents.tree, above)) if other != key
         ]
+        found += [f"'{_dotted(path)}'" for path in others if path not in contents.gone]
     return found
 
 

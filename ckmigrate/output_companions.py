@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ckmigrate.contents import Contents
 from ckmigrate.formats import torch_zip
 from ckmigrate.formats.base import Stored
 from ckmigrate.formats.tree import Tensor
@@ -35,12 +36,11 @@ class WrittenCompanions:
     tensors: Mapping[str, Tensor]
 
 
-def make_companions(
-    plan: Plan, stored: Stored, layout: Layout, gone: Sequence[Path]
-) -> WrittenCompanions:
-    """The files of training state of a folder, without what stands at the paths of `gone`."""
-    made, held = new_tensors(plan, stored, layout), held_tensors(plan, layout)
-    trees = changed_companions(plan, stored, layout, gone, made)
+def make_companions(contents: Contents) -> WrittenCompanions:
+    """The files of training state of a folder, without what is left behind."""
+    plan, stored, layout = contents.plan, contents.stored, contents.layout
+    made, held = new_tensors(contents), held_tensors(plan, layout)
+    trees = changed_companions(plan, stored, layout, contents.gone, made)
     files: dict[str, OutputFile] = {}
     tensors: dict[str, Tensor] = {}
     for name, tree in trees.items():

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from ckmigrate.contents import Contents
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
 from ckmigrate.formats import torch_zip
@@ -32,7 +33,6 @@ from ckmigrate.formats.dcp_tag import digest_of, render_tags
 from ckmigrate.formats.folder_names import METADATA, TAG_FILE
 from ckmigrate.formats.torch_tag import TAG_KEY, with_tag
 from ckmigrate.formats.tree import Tensor
-from ckmigrate.formats.tree_paths import Path
 from ckmigrate.formats.zip_image import ALIGNMENT
 from ckmigrate.leaves_dcp import Leaf, find_leaves
 from ckmigrate.output import (
@@ -41,42 +41,29 @@ from ckmigrate.output import (
     held_tensors,
 )
 from ckmigrate.output_torch import new_tensors, result_tree, torch_work
-from ckmigrate.planning import Entry, Plan
-from ckmigrate.training.layouts import Layout
+from ckmigrate.planning import Entry
 
 __all__ = ["make_dcp"]
 
 _ZIP_KEY: Final = "{number}/{key}"
 
 
-def make_dcp(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    *,
-    gone: Sequence[Path],
-    tag: str,
-    unwrap: bool,
-    weights_only: bool,
-    in_place: bool = False,
-) -> Output:
-    """The output folder of a plan; the arguments are those of `make_output`.
+def make_dcp(contents: Contents, *, in_place: bool = False) -> Output:
+    """The output folder of these contents.
 
     in_place  every chunk that is still used stays where it is, however little of its file that is
 
     StorageError CKM735 where two entries would have one name, CKM740 where something besides the
     weights would be lost without weights_only, CKM772 where a file cannot come along.
     """
-    made = new_tensors(plan, stored, layout)
-    result = result_tree(
-        plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
-    )
+    plan, stored, weights_only = contents.plan, contents.stored, contents.weights_only
+    made = new_tensors(contents)
+    result = result_tree(contents, made)
     old = stored.dcp or new_metadata()
     if (TAG_KEY,) in old.paths.values() and not weights_only:
         # Who saved it there loads it again, and DCP refuses to load what is missing.
-        result = with_tag(result, tag)
-    held = held_tensors(plan, layout)
+        result = with_tag(result, contents.tag)
+    held = held_tensors(plan, contents.layout)
     entries = {id(made[entry.name]): entry for entry in plan.tensors}
     leaves = find_leaves(result, old, stored, held, entries)
     kept_files = frozenset(old.files) if in_place else _kept_files(leaves, stored)
@@ -88,9 +75,9 @@ def make_dcp(
     nested = old.nested or any(path != (name,) for name, path in paths.items())
     metadata = render_metadata(DcpMetadata(items, paths, nested, old.root))
     files = {METADATA: _text(metadata), **writer.files()}
-    tags = [(digest_of(metadata), tag)]
+    tags = [(digest_of(metadata), contents.tag)]
     files[TAG_FILE] = _text(render_tags(tags))
-    left = {str(path[0]) for path in gone}
+    left = {str(path[0]) for path in contents.gone}
     places = {place for item in items.values() for place in item.places}
     used = {place.file for place in places}
     unused = {place for item in old.items.values() for place in item.places} - places

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ckmigrate.contents import Contents
 from ckmigrate.errors import StorageError
 from ckmigrate.execute.fill import Work
 from ckmigrate.expr import sources
@@ -19,7 +20,7 @@ from ckmigrate.formats.base import Container, FileImage, Folder, Stored
 from ckmigrate.formats.folder_names import CONFIG, INDEX_SUFFIX
 from ckmigrate.formats.shard_index import render_index, render_like
 from ckmigrate.formats.tree import Tensor
-from ckmigrate.formats.tree_paths import Path, entries_of
+from ckmigrate.formats.tree_paths import entries_of
 from ckmigrate.output import (
     Output,
     OutputFile,
@@ -54,19 +55,8 @@ class Shard:
     tied: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_folder(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    *,
-    gone: Sequence[Path],
-    tag: str,
-    unwrap: bool,
-    weights_only: bool,
-    max_shard_size: int | None,
-) -> Output:
-    """The output folder of a plan; the arguments are those of `make_output`.
+def make_folder(contents: Contents, *, max_shard_size: int | None) -> Output:
+    """The output folder of these contents.
 
     max_shard_size  bytes of tensors in one file, more only where one tensor is larger; None keeps
                     the layout of the source, which of a single file is one file
@@ -74,26 +64,27 @@ def make_folder(
     StorageError CKM740 where something besides the weights would be lost without weights_only,
     CKM771 where a file that comes along has the name of a new one, CKM772 where it cannot come.
     """
-    lost = [] if weights_only else _lost(stored, layout, tree, gone)
+    plan, stored, layout = contents.plan, contents.stored, contents.layout
+    tree, prefix = contents.tree, contents.prefix
+    lost = [] if contents.weights_only else _lost(contents)
     if lost:
         raise would_lose(stored, lost, "a folder of shards has no place for them")
     container = stored.folder.container if stored.folder else "safetensors"
-    prefix = "" if unwrap else layout.prefix
-    shards = _sized(plan, stored, layout, max_shard_size) if max_shard_size else None
+    shards = _sized(contents, max_shard_size) if max_shard_size else None
     names, index = _names(
         stored, shards or kept_shards(plan, stored, layout), is_new=shards is not None
     )
     names = {name: _without_tied(shard, left_out(plan, stored)) for name, shard in names.items()}
-    made = _Maker(plan, stored, layout, prefix, tag, string_metadata(stored, tree))
+    made = _Maker(contents, string_metadata(stored, tree))
     files = {name: made.file(shard, container) for name, shard in names.items()}
     if index is not None:
         weight_map = {prefix + e.name: n for n, shard in names.items() for e in shard.entries}
-        files[index] = _text(render_index(weight_map, _index_metadata(plan, stored, tree), tag))
+        files[index] = _text(render_index(weight_map, _index_metadata(contents), contents.tag))
     carried: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     tensors = dict(layout.entries)
-    if stored.folder is not None and not weights_only:
-        companions = make_companions(plan, stored, layout, gone)
+    if stored.folder is not None and not contents.weights_only:
+        companions = make_companions(contents)
         files |= _config(stored, tree)
         carried = _carried(stored.folder, tree, companions.gone, files)
         _require_carried(stored, files, carried)
@@ -103,12 +94,14 @@ def make_folder(
     return Output("sharded", files, tensors, tuple(names), index, carried, empty)
 
 
-def _lost(stored: Stored, layout: Layout, tree: object, gone: Sequence[Path]) -> list[str]:
-    if stored.folder is None:
-        return lost_beside_weights(stored, layout, tree, gone)
-    if stored.folder.container == "safetensors":
+def _lost(contents: Contents) -> list[str]:
+    folder = contents.stored.folder
+    if folder is None:
+        return lost_beside_weights(contents)
+    if folder.container == "safetensors":
         return []
-    texts = (key for key, value in (entries_of(tree) or {}).items() if isinstance(value, str))
+    pairs = (entries_of(contents.tree) or {}).items()
+    texts = (key for key, value in pairs if isinstance(value, str))
     return [f"metadata '{key}'" for key in texts]
 
 
@@ -138,8 +131,9 @@ def kept_shards(plan: Plan, stored: Stored, layout: Layout) -> list[Shard]:
     return [Shard(n, tuple(groups[n])) for n in sorted(groups)] or [Shard(0, ())]
 
 
-def _sized(plan: Plan, stored: Stored, layout: Layout, most: int) -> list[Shard]:
+def _sized(contents: Contents, most: int) -> list[Shard]:
     """Shards filled one after the other; a name that is not written stands where its tensor is."""
+    plan, stored, layout = contents.plan, contents.stored, contents.layout
     tied = left_out(plan, stored)
     groups: list[list[Entry]] = [[]]
     room = most
@@ -200,36 +194,34 @@ def _stem(folder: Folder | None) -> tuple[str, str]:
 class _Maker:
     """What all shards have in common."""
 
-    plan: Plan
-    stored: Stored
-    layout: Layout
-    prefix: str
-    tag: str
+    contents: Contents
     metadata: Mapping[str, str]
 
     def file(self, shard: Shard, container: Container) -> OutputFile:
         return self._safetensors(shard) if container == "safetensors" else self._torch(shard)
 
     def _safetensors(self, shard: Shard) -> OutputFile:
-        tied = {self.prefix + name: self.prefix + kept for name, kept in shard.tied.items()}
+        contents, prefix = self.contents, self.contents.prefix
+        tied = {prefix + name: prefix + kept for name, kept in shard.tied.items()}
         image = safetensors_image(
             shard.entries,
-            self.stored,
-            self.layout.entries,
-            prefix=self.prefix,
+            contents.stored,
+            contents.layout.entries,
+            prefix=prefix,
             metadata={**self.metadata, **tied},
-            tag=self.tag,
+            tag=contents.tag,
         )
-        work = {self.prefix + e.name: Work(e.name, e.expr, e.lowered) for e in shard.entries}
+        work = {prefix + e.name: Work(e.name, e.expr, e.lowered) for e in shard.entries}
         ordered = sorted(work, key=lambda key: image.slots[key].offset)
         return OutputFile(image, {key: work[key] for key in ordered})
 
     def _torch(self, shard: Shard) -> OutputFile:
-        made = new_tensors(self.plan, self.stored, self.layout)
-        tree: dict[str, Tensor] = {self.prefix + e.name: made[e.name] for e in shard.entries}
-        where = torch_phases(shard.entries, made, self.stored, self.layout.entries)
-        image = torch_zip.image(tree, tag=self.tag, tag_as="record", phases=where)
-        work, _ = torch_work(shard.entries, made, image, self.stored, self.layout.entries, tree)
+        stored, held = self.contents.stored, self.contents.layout.entries
+        made, prefix = new_tensors(self.contents), self.contents.prefix
+        tree: dict[str, Tensor] = {prefix + e.name: made[e.name] for e in shard.entries}
+        where = torch_phases(shard.entries, made, stored, held)
+        image = torch_zip.image(tree, tag=self.contents.tag, tag_as="record", phases=where)
+        work, _ = torch_work(shard.entries, made, image, stored, held, tree)
         return OutputFile(image, work)
 
 
@@ -237,14 +229,15 @@ def _text(raw: bytes) -> OutputFile:
     return OutputFile(FileImage(len(raw), ((0, raw),), {}))
 
 
-def _index_metadata(plan: Plan, stored: Stored, tree: object) -> dict[str, object]:
-    specs = [entry.spec for entry in plan.entries]
+def _index_metadata(contents: Contents) -> dict[str, object]:
+    stored = contents.stored
+    specs = [entry.spec for entry in contents.plan.entries]
     sizes = {
         "total_parameters": sum(spec.numel for spec in specs),
         "total_size": sum(spec.nbytes for spec in specs),
     }
     wanted = stored.folder.totals if stored.folder and stored.folder.totals else ("total_size",)
-    beside = (entries_of(tree) or {}).get("index") if stored.folder else None
+    beside = (entries_of(contents.tree) or {}).get("index") if stored.folder else None
     rest = {str(key): value for key, value in (entries_of(beside) or {}).items()}
     return {**{key: sizes[key] for key in sizes if key in wanted}, **rest}
 

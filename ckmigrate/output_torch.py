@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ckmigrate.contents import Contents
 from ckmigrate.execute.fill import Work
 from ckmigrate.execute.source import is_plain
 from ckmigrate.expr import Expr, Source, sources
@@ -12,72 +13,58 @@ from ckmigrate.formats.base import FileImage, Stored
 from ckmigrate.formats.pickle_limits import content
 from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.tree import Storage, Tensor
-from ckmigrate.formats.tree_paths import Path, child, entries_of, put
+from ckmigrate.formats.tree_paths import child, entries_of, put
 from ckmigrate.lower import lower
 from ckmigrate.output import Output, OutputFile, edited_beside, held_tensors, would_lose
 from ckmigrate.placement import torch_phases
-from ckmigrate.planning import Entry, Plan
+from ckmigrate.planning import Entry
 from ckmigrate.spec import DType, TensorSpec
-from ckmigrate.training.layouts import Layout, drop_outside, replace_weights
+from ckmigrate.training.layouts import drop_outside, replace_weights
 
-__all__ = ["new_tensors", "result_tree", "torch_output", "torch_work", "unused_prefix"]
+__all__ = ["is_nested", "new_tensors", "result_tree", "torch_output", "torch_work", "unused_prefix"]
 
 
-def torch_output(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    gone: Sequence[Path],
-    tag: str,
-    unwrap: bool,
-    weights_only: bool,
-) -> Output:
-    """The file of torch.save that a plan becomes; arguments and errors are those of
-    `ckmigrate.output.make_output`."""
-    made = new_tensors(plan, stored, layout)
-    result = result_tree(
-        plan, stored, layout, tree, made, gone=gone, unwrap=unwrap, weights_only=weights_only
-    )
-    nested = bool(layout.path) and not weights_only and entries_of(result) is not None
-    held = held_tensors(plan, layout)
+def torch_output(contents: Contents) -> Output:
+    """The file of torch.save of these contents; errors are those of `make_output`."""
+    plan, stored = contents.plan, contents.stored
+    made = new_tensors(contents)
+    result = result_tree(contents, made)
+    held = held_tensors(plan, contents.layout)
     image = torch_zip.image(
         result,
-        tag=tag,
-        tag_as="key" if nested else "record",
+        tag=contents.tag,
+        tag_as="key" if is_nested(contents, result) else "record",
         phases=torch_phases(plan.tensors, made, stored, held),
     )
     work, tensors = torch_work(plan.tensors, made, image, stored, held, result)
     return Output("torch", {"": OutputFile(image, work)}, tensors)
 
 
-def result_tree(
-    plan: Plan,
-    stored: Stored,
-    layout: Layout,
-    tree: object,
-    made: Mapping[str, Tensor],
-    *,
-    gone: Sequence[Path],
-    unwrap: bool,
-    weights_only: bool,
-) -> object:
-    """The tree of the result, with the tensors of `made`; the others are those of `make_output`.
+def is_nested(contents: Contents, result: object) -> bool:
+    """Whether the state dict is one of several things in a result, and the tag another."""
+    is_inside = bool(contents.layout.path) and not contents.weights_only
+    return is_inside and entries_of(result) is not None
+
+
+def result_tree(contents: Contents, made: Mapping[str, Tensor]) -> object:
+    """The tree of the result, with the tensors of `made`.
 
     StorageError CKM740 where something besides the weights would be lost without weights_only.
     """
+    plan, stored, layout = contents.plan, contents.stored, contents.layout
+    tree, unwrap = contents.tree, contents.unwrap
     new = [(entry.name, made[entry.name]) for entry in plan.entries]
     if stored.is_flat:
         lost = edited_beside(stored, tree) + _lost_metadata(tree)
-        lost = [] if weights_only else lost
-        if lost:
+        if lost and not contents.weights_only:
             raise would_lose(stored, lost, "a plain state dict has no place for them")
-        prefix = "" if unwrap else layout.prefix
-        return {prefix + name: tensor for name, tensor in new}
+        return {contents.prefix + name: tensor for name, tensor in new}
     result = replace_weights(tree, layout, new, moves=plan.moves, unwrap=unwrap)
     for node in plan.carried.nodes:
         result = put(result, node.path, node.build(made))
-    return child(result, layout.path) if weights_only else drop_outside(result, layout, gone)
+    if contents.weights_only:
+        return child(result, layout.path)
+    return drop_outside(result, layout, contents.gone)
 
 
 def _lost_metadata(tree: object) -> list[str]:
@@ -88,17 +75,18 @@ def _lost_metadata(tree: object) -> list[str]:
     ]
 
 
-def new_tensors(plan: Plan, stored: Stored, layout: Layout) -> dict[str, Tensor]:
+def new_tensors(contents: Contents) -> dict[str, Tensor]:
     """A tensor of its own storage for every entry, of training state by label; tied ones share one.
 
     A storage that is one unchanged entry stays itself, so that whatever else in the file shares it
     goes on doing so. Of two entries that are one tensor of the file, untied since, one has it.
     """
-    first, held = plan.owners, held_tensors(plan, layout)
+    plan = contents.plan
+    first, held = plan.owners, held_tensors(plan, contents.layout)
     storages: dict[str, Storage] = {}
     kept: set[tuple[str, Expr]] = set()
     made: dict[str, Tensor] = {}
-    fresh = unused_prefix(stored)
+    fresh = unused_prefix(contents.stored)
     for entry in plan.tensors:
         owner = first.get(entry.name, entry.name)
         origin = next((held[name] for name in sources(entry.expr)), None)

@@ -13,12 +13,11 @@ from ckmigrate.formats.base import Stored
 from ckmigrate.formats.open_checkpoint import open_regular
 from ckmigrate.formats.pickle_tensors import contiguous_strides
 from ckmigrate.formats.tree import Storage, Tensor
-from ckmigrate.formats.tree_paths import entries_of
-from ckmigrate.migrate import dropped_state, layout_after
+from ckmigrate.migrate import contents_of, dropped_state
 from ckmigrate.output import held_tensors
 from ckmigrate.output_companions import changed_companions
 from ckmigrate.output_folder import kept_shards
-from ckmigrate.output_torch import result_tree, unused_prefix
+from ckmigrate.output_torch import is_nested, result_tree, unused_prefix
 from ckmigrate.places import Places, needs_copy, new_bytes
 from ckmigrate.planning import Entry
 from ckmigrate.prepare import Prepared
@@ -29,24 +28,12 @@ __all__ = ["companion_patches", "torch_patch", "torch_shard_patches"]
 def torch_patch(prepared: Prepared, places: Places) -> Patch:
     """The change of a checkpoint that is one file; MigrationError CKM580 where it has no directory,
     StorageError CKM740 where something would be lost."""
-    opened, request = prepared.opened, prepared.request
-    tree = prepared.plan.trace.end.meta.tree
-    layout = layout_after(tree, prepared)
+    contents = contents_of(prepared)
     made = _tensors(prepared, places, prepared.plan.tensors)
-    result = result_tree(
-        prepared.plan,
-        opened.stored,
-        layout,
-        tree,
-        made,
-        gone=dropped_state(layout, request),
-        unwrap=request.unwrap,
-        weights_only=request.weights_only,
-    )
-    nested = bool(layout.path) and not request.weights_only and entries_of(result) is not None
+    result = result_tree(contents, made)
     new = _new_storages(prepared, places, made)
-    patch, used = _added(prepared, 0, "", result, new, nested=nested)
-    return Patch((patch,), _spare(opened.stored, 0, used))
+    patch, used = _added(prepared, 0, "", result, new, nested=is_nested(contents, result))
+    return Patch((patch,), _spare(contents.stored, 0, used))
 
 
 def torch_shard_patches(prepared: Prepared, places: Places) -> tuple[list[FilePatch], int]:

@@ -26,7 +26,7 @@ LAYERS = (
     "training.*",
     "git_state name_order project snapshot tagging",
     "lower compile same_expr",
-    "planning strict target live_module target_optimizer signature function_text digest",
+    "planning contents strict target live_module target_optimizer signature function_text digest",
     "lookalikes identify execute.*",
     "file_set text_file",
     "committed_head locking",
