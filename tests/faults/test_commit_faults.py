@@ -27,6 +27,7 @@ from ckmigrate.execute import syscalls
 from ckmigrate.execute.commit import Destination, commit
 from ckmigrate.execute.temporary import is_temporary
 from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
+from tests.faults.sweeps import raising
 
 OLD = b"old bytes" * 3000
 NEW = b"head" + OLD + b"tail"
@@ -120,11 +121,6 @@ def verify(path: Path, fd: int) -> None:
 CASES = ["in place", "output", "overwrite"]
 
 
-@pytest.fixture(autouse=True)
-def _runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-
-
 class Trigger:
     """A hook that does something at the N-th system call."""
 
@@ -137,13 +133,6 @@ class Trigger:
         if self.calls == self.number:
             self.name = name
             self.action()
-
-
-def raising(number: int) -> Callable[[], None]:
-    def action() -> None:
-        raise OSError(number, os.strerror(number))
-
-    return action
 
 
 def read(path: Path) -> bytes | None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import signal
-import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +20,7 @@ from ckmigrate.execute.commit import Destination
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.migrate import carry_out
-from tests.faults.test_commit_faults import raising
-from tests.faults.test_folder_faults import Trigger
+from tests.faults.sweeps import claim_of, misclaimed, sweep_errors, sweep_kills, undisturbed
 from tests.projects import Zoo
 from tests.shards import digest
 from tests.training_folders import accelerated
@@ -37,6 +32,7 @@ Content = tuple[set[str], set[str], bool]
 
 OLD: Content = ({"0.weight", "0.bias"}, {"0.weight", "0.bias"}, False)
 NEW: Content = ({"first.weight", "first.bias"}, {"first.weight", "first.bias"}, True)
+BACKUP = [True, pytest.param(False, marks=pytest.mark.slow)]
 AVERAGES = {(3, 4): 12.0, (3,): 3.0}
 
 
@@ -54,6 +50,7 @@ class World:
     folder: Path
     zoo: Zoo
     backup: bool
+    is_within: bool = False
 
     @property
     def target(self) -> Path:
@@ -74,106 +71,41 @@ class World:
             backup = self.folder / "state.bak-1" if self.backup else None
             carry_out(prepared, Destination(self.target, in_place=True, folder=True, backup=backup))
 
-
-def problems(world: World, claim: str) -> Iterator[str]:
-    found = content(world.target)
-    if found not in (OLD, NEW):
-        yield f"weights and state do not belong together: {found}"
-    if claim == "done" and found != NEW:
-        yield "success was claimed and the target is not new"
-    if claim == "failed" and found != OLD:
-        yield "failure was claimed and the target is not as before"
-    if claim not in ("done", "failed", "in doubt", "killed"):
-        yield f"the error has no explanation: {claim}"
-    if claim_of(world, 0) != "done" or content(world.target) != NEW:
-        yield "the next run fails"
-    for path in world.folder.iterdir():
-        if path != world.target and not path.name.startswith("state.bak-"):
-            yield f"{path.name} is left"
-    if world.backup and OLD not in map(content, world.folder.glob("state.bak-*")):
-        yield "the old version is lost"
+    def problems(self, claim: str) -> Iterator[str]:
+        yield from misclaimed(claim, content(self.target), old=OLD, new=NEW)
+        if claim_of(self) != "done" or content(self.target) != NEW:
+            yield "the next run fails"
+        for path in self.folder.iterdir():
+            if path != self.target and not path.name.startswith("state.bak-"):
+                yield f"{path.name} is left"
+        if self.backup and OLD not in map(content, self.folder.glob("state.bak-*")):
+            yield "the old version is lost"
 
 
-def claim_of(world: World, number: int, code: int = errno.EIO) -> str:
-    trigger = Trigger(number, raising(code), within=False)
-    syscalls.before = trigger
-    try:
-        world.run()
-    except StorageError as error:
-        return "in doubt" if error.code == "CKM758" else "failed"
-    except Exception as error:  # noqa: BLE001 -- that there is one is what is reported
-        return repr(error)
-    finally:
-        syscalls.before = None
-    return "done" if not number or trigger.name else "past the end"
-
-
-def killed_at(world: World, number: int) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        end = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-        syscalls.before = Trigger(number, end, within=False)
-        try:
-            world.run()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
-@pytest.fixture(autouse=True)
-def _runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_a_kill_at_every_call_leaves_weights_and_state_that_belong_together(place: Path) -> None:
-    found: list[str] = []
+def worlds(place: Path, *, backup: bool) -> Callable[[int], World]:
     zoo = Zoo(place / "zoo", RENAME)
-    for call in range(1, 1000):
-        world = World(place / str(call), zoo, backup=call % 2 == 0).build()
-        killed = killed_at(world, call)
-        claim = "killed" if killed else "done"
-        found += [f"call {call}: {problem}" for problem in problems(world, claim)]
-        shutil.rmtree(world.folder)
-        if not killed:
-            assert call > 20
-            break
-    assert found == []
+    return lambda call: World(place / str(call), zoo, backup)
 
 
+@pytest.mark.parametrize("backup", BACKUP)
+def test_a_kill_at_every_call_leaves_weights_and_state_that_belong_together(
+    place: Path, backup: bool
+) -> None:
+    assert sweep_kills(worlds(place, backup=backup)) == []
+
+
+@pytest.mark.parametrize("backup", BACKUP)
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_an_error_at_every_call_leaves_weights_and_state_that_belong_together(
-    place: Path, code: int
+    place: Path, code: int, backup: bool
 ) -> None:
-    found: list[str] = []
-    zoo = Zoo(place / "zoo", RENAME)
-    for call in range(1, 1000):
-        world = World(place / str(call), zoo, backup=call % 2 == 0).build()
-        claim = claim_of(world, call, code)
-        ended = claim == "past the end"
-        found += [f"call {call}: {p}" for p in problems(world, "done" if ended else claim)]
-        shutil.rmtree(world.folder)
-        if ended:
-            assert call > 20
-            break
-    assert found == []
+    assert sweep_errors(worlds(place, backup=backup), lambda _: code) == []
 
 
 def test_where_folders_cannot_change_places_nothing_changes(place: Path) -> None:
-    world = World(place / "w", Zoo(place / "zoo", RENAME), backup=True).build()
+    world = World(place / "w", Zoo(place / "zoo", RENAME), backup=True, is_within=True).build()
     before = digest(world.target)
-    syscalls.before = Trigger(0, lambda: None, within=True)
+    syscalls.before = undisturbed(world)
     try:
         with pytest.raises(StorageError) as caught:
             world.run()

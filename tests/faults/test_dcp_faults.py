@@ -5,19 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import signal
-import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from ckmigrate.errors import StorageError
-from ckmigrate.execute import syscalls
 from ckmigrate.execute.commit import Destination
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.open_checkpoint import open_checkpoint
@@ -25,8 +19,7 @@ from ckmigrate.formats.tree import Tensor as Node
 from ckmigrate.loaded_tensors import loaded_tensors
 from ckmigrate.migrate import carry_out
 from tests.dcp_folders import handmade, rows, whole
-from tests.faults.test_commit_faults import raising
-from tests.faults.test_folder_faults import Trigger
+from tests.faults.sweeps import claim_of, misclaimed, sweep_errors, sweep_kills
 from tests.projects import Zoo
 
 SCRIPTS = {
@@ -39,6 +32,7 @@ SWEEPS = [
     pytest.param("rename", True, id="rename-swap", marks=pytest.mark.slow),
     pytest.param("split", False, id="split-within", marks=pytest.mark.slow),
 ]
+BACKUP = [True, pytest.param(False, marks=pytest.mark.slow)]
 
 Content = tuple[dict[str, bytes], bool]
 
@@ -78,6 +72,10 @@ class World:
     backup: bool
 
     @property
+    def is_within(self) -> bool:
+        return not self.exchanges
+
+    @property
     def target(self) -> Path:
         return self.folder / "model"
 
@@ -104,19 +102,13 @@ class World:
             carry_out(prepared, Destination(self.target, in_place=True, folder=True, backup=backup))
 
     def problems(self, claim: str) -> Iterator[str]:
-        found = content(self.target)
-        if found not in (self.old, self.new):
-            yield "the target is neither old nor new"
-        if claim == "done" and found != self.new:
-            yield "success was claimed and the target is not new"
-        if claim == "failed" and (found != self.old or (self.target / "ckmigrate.json").exists()):
-            yield "failure was claimed and the target is not as before"
-        if claim not in ("done", "failed", "in doubt", "killed"):
-            yield f"the error has no explanation: {claim}"
+        yield from misclaimed(claim, content(self.target), old=self.old, new=self.new)
+        if claim == "failed" and (self.target / "ckmigrate.json").exists():
+            yield "failure was claimed and a tag is left"
         yield from self.after_next_run()
 
     def after_next_run(self) -> Iterator[str]:
-        claim = claim_of(self, 0)
+        claim = claim_of(self)
         if claim != "done" or content(self.target) != self.new:
             yield f"the next run: {claim}"
         for path in self.folder.iterdir():
@@ -138,87 +130,35 @@ def named(path: Path) -> tuple[str, ...]:
     return stored.dcp.files
 
 
-def claim_of(world: World, number: int, code: int = errno.EIO) -> str:
-    syscalls.before = Trigger(number, raising(code), within=not world.exchanges)
-    try:
-        world.run()
-    except StorageError as error:
-        return "in doubt" if error.code == "CKM758" else "failed"
-    except Exception as error:  # noqa: BLE001 -- that there is one is what is reported
-        return repr(error)
-    finally:
-        made = syscalls.before.name
-        syscalls.before = None
-    return "done" if not number or made else "past the end"
-
-
-def killed_at(world: World, number: int) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        end = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-        syscalls.before = Trigger(number, end, within=not world.exchanges)
-        try:
-            world.run()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
-@pytest.fixture(autouse=True)
-def _runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.parametrize(("kind", "exchanges"), SWEEPS)
-def test_a_kill_at_every_call_leaves_old_or_new(place: Path, kind: str, exchanges: bool) -> None:
-    found: list[str] = []
+def worlds(place: Path, kind: str, *, exchanges: bool, backup: bool) -> Callable[[int], World]:
     zoo = Zoo(place / "zoo", SCRIPTS[kind])
-    for call in range(1, 1000):
-        world = World(place / str(call), zoo, kind, exchanges, backup=call % 2 == 0).build()
-        killed = killed_at(world, call)
-        claim = "killed" if killed else "done"
-        found += [f"call {call}: {problem}" for problem in world.problems(claim)]
-        shutil.rmtree(world.folder)
-        if not killed:
-            assert call > 20
-            break
-    assert found == []
+    return lambda call: World(place / str(call), zoo, kind, exchanges, backup)
 
 
+@pytest.mark.parametrize("backup", BACKUP)
 @pytest.mark.parametrize(("kind", "exchanges"), SWEEPS)
-def test_an_error_at_every_call_leaves_old_or_new(place: Path, kind: str, exchanges: bool) -> None:
-    found: list[str] = []
-    zoo = Zoo(place / "zoo", SCRIPTS[kind])
-    for call in range(1, 1000):
-        code = (errno.EIO, errno.ENOSPC)[call % 2]
-        world = World(place / str(call), zoo, kind, exchanges, backup=call % 4 < 2).build()
-        claim = claim_of(world, call, code)
-        if claim == "past the end":
-            assert call > 20
-            break
-        found += [f"call {call}: {problem}" for problem in world.problems(claim)]
-        shutil.rmtree(world.folder)
-    assert found == []
+def test_a_kill_at_every_call_leaves_old_or_new(
+    place: Path, kind: str, exchanges: bool, backup: bool
+) -> None:
+    made = worlds(place, kind, exchanges=exchanges, backup=backup)
+    assert sweep_kills(made) == []
+
+
+@pytest.mark.parametrize("backup", BACKUP)
+@pytest.mark.parametrize(("kind", "exchanges"), SWEEPS)
+def test_an_error_at_every_call_leaves_old_or_new(
+    place: Path, kind: str, exchanges: bool, backup: bool
+) -> None:
+    made = worlds(place, kind, exchanges=exchanges, backup=backup)
+    assert sweep_errors(made, lambda call: (errno.EIO, errno.ENOSPC)[call % 2]) == []
 
 
 def test_from_within_a_tag_that_is_there_is_replaced(place: Path) -> None:
     zoo = Zoo(place / "zoo", SCRIPTS["rename"])
     world = World(place / "w", zoo, "rename", exchanges=False, backup=False).build()
-    assert claim_of(world, 0) == "done"
+    assert claim_of(world) == "done"
     zoo.add(2, SCRIPTS["split"].replace("'a'", "'z'"))
-    assert claim_of(world, 0) == "done"
+    assert claim_of(world) == "done"
     assert content(world.target) == (raw(wanted("split")), True)
     assert (world.target / "ckmigrate.json").read_text().count('"metadata"') == 1
 
@@ -227,6 +167,6 @@ def test_from_within_only_what_changes_is_replaced(place: Path) -> None:
     zoo = Zoo(place / "zoo", SCRIPTS["rename"])
     world = World(place / "w", zoo, "rename", exchanges=False, backup=False).build()
     data = {name: (world.target / name).stat().st_ino for name in named(world.target)}
-    assert claim_of(world, 0) == "done"
+    assert claim_of(world) == "done"
     assert {name: (world.target / name).stat().st_ino for name in data} == data
     assert content(world.target) == world.new

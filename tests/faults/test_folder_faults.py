@@ -6,10 +6,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
-import signal
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +20,7 @@ from ckmigrate.execute.folder_image import FolderImage, NewFile
 from ckmigrate.execute.staging import remove_stale_folders
 from ckmigrate.formats.base import FileIdentity, FileImage, Slot, StoredFile
 from ckmigrate.formats.shard_index import render_index
-from tests.faults.test_commit_faults import raising
+from tests.faults.sweeps import claim_of, misclaimed, sweep_errors, sweep_kills, undisturbed
 from tests.shards import digest
 
 INDEX = "model.safetensors.index.json"
@@ -112,6 +108,22 @@ class World:
             verify=verify,
         )
 
+    def problems(self, claim: str) -> Iterator[str]:
+        new = {**NEW, **OTHERS}
+        found = content(self.target)
+        yield from misclaimed(claim, found, old=self.before, new=new)
+        if claim == "failed" and self.backups:
+            yield "failure was claimed and there is a backup"
+        if claim in ("done", "failed"):
+            yield from strangers(self)
+        if self.case == "new" and content(self.source) != {**OLD, **OTHERS}:
+            yield "the source was touched"
+        yield from after_next_run(self, is_new=found == new)
+
+
+def worlds(place: Path, case: str) -> Callable[[int], World]:
+    return lambda call: World(place / str(call), case)
+
 
 def new_file(data: bytes) -> NewFile:
     def fill(fd: int) -> Mapping[str, int]:
@@ -125,62 +137,8 @@ def verify(path: Path) -> None:
     assert content(path) == {**NEW, **OTHERS}
 
 
-@pytest.fixture(autouse=True)
-def _runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: a sweep forces thousands of files to storage."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-class Trigger:
-    """Does something at the N-th call; and refuses to exchange folders where it is told to."""
-
-    def __init__(self, number: int, action: Callable[[], object], *, within: bool) -> None:
-        self.number, self.action, self.within = number, action, within
-        self.calls = 0
-        self.name = ""
-
-    def __call__(self, name: str, _: tuple[object, ...]) -> None:
-        self.calls += 1
-        if self.calls == self.number:
-            self.name = name
-            self.action()
-        if name == "renameat2" and self.within:
-            raising(errno.EXDEV)()
-
-
-def problems(world: World, claim: str) -> Iterator[str]:
-    new = {**NEW, **OTHERS}
-    found = content(world.target)
-    if found not in (world.before, new):
-        yield "the target is neither old nor new"
-    if claim == "done" and found != new:
-        yield "success was claimed and the target is not new"
-    if claim == "failed" and found != world.before:
-        yield "failure was claimed and the target is not as before"
-    if claim not in ("done", "failed", "in doubt", "killed"):
-        yield f"the error has no explanation: {claim}"
-    if claim == "failed" and world.backups:
-        yield "failure was claimed and there is a backup"
-    if claim in ("done", "failed"):
-        yield from strangers(world)
-    if world.case == "new" and content(world.source) != {**OLD, **OTHERS}:
-        yield "the source was touched"
-    is_new = found == new
-    yield from after_next_run(world, is_new=is_new)
-
-
 def after_next_run(world: World, *, is_new: bool) -> Iterator[str]:
-    syscalls.before = Trigger(0, lambda: None, within=world.is_within)
+    syscalls.before = undisturbed(world)
     try:
         world.run()
     except StorageError as error:
@@ -204,72 +162,15 @@ def strangers(world: World) -> Iterator[str]:
             yield f"{folder.name}/{name} is left"
 
 
-def claim_of(world: World, trigger: Trigger) -> str:
-    syscalls.before = trigger
-    try:
-        world.run()
-    except StorageError as error:
-        return "in doubt" if error.code == "CKM758" else "failed"
-    except Exception as error:  # noqa: BLE001 -- that there is one is what is reported
-        return repr(error)
-    finally:
-        syscalls.before = None
-    return "done"
-
-
-def killed_at(world: World, number: int) -> bool:
-    """Run in a child that is killed before its N-th call; False where it makes fewer."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        end = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-        syscalls.before = Trigger(number, end, within=world.is_within)
-        try:
-            world.run()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
-def sweep_kills(folder: Path, case: str) -> list[str]:
-    found: list[str] = []
-    for call in range(1, 1000):
-        world = World(folder / str(call), case).build()
-        killed = killed_at(world, call)
-        claim = "killed" if killed else "done"
-        found += [f"call {call}: {problem}" for problem in problems(world, claim)]
-        shutil.rmtree(world.folder)
-        if not killed:
-            assert call > 20
-            return found
-    raise AssertionError("the writer never ends")
-
-
-def sweep_errors(folder: Path, case: str, number: int) -> list[str]:
-    found: list[str] = []
-    for call in range(1, 1000):
-        world = World(folder / str(call), case).build()
-        trigger = Trigger(call, raising(number), within=world.is_within)
-        claim = claim_of(world, trigger)
-        found += [f"call {call} {trigger.name}: {p}" for p in problems(world, claim)]
-        shutil.rmtree(world.folder)
-        if not trigger.name:
-            assert call > 20
-            assert claim == "done"
-            return found
-    raise AssertionError("the writer never ends")
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_kill_at_every_call_leaves_old_or_new(place: Path, case: str) -> None:
-    assert sweep_kills(place, case) == []
+    assert sweep_kills(worlds(place, case)) == []
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_an_error_at_every_call_leaves_old_or_new(place: Path, case: str, number: int) -> None:
-    assert sweep_errors(place, case, number) == []
+    assert sweep_errors(worlds(place, case), lambda _: number) == []
 
 
 def test_the_sweep_finds_a_writer_that_removes_first(
@@ -284,25 +185,25 @@ def test_the_sweep_finds_a_writer_that_removes_first(
 
     monkeypatch.setattr(syscalls, "exchange", removing)
     with pytest.raises((AssertionError, FileNotFoundError)):
-        assert sweep_kills(place, "swap") == []
+        assert sweep_kills(worlds(place, "swap")) == []
 
 
 def test_the_old_folder_stays_under_the_name_of_the_backup(tmp_path: Path) -> None:
     for case in ("swap", "within"):
         world = World(tmp_path / case, case).build()
         before = digest(world.source)
-        assert claim_of(world, Trigger(0, lambda: None, within=world.is_within)) == "done"
+        assert claim_of(world) == "done"
         assert [digest(path) for path in world.backups] == [before]
 
 
 def test_from_within_no_name_is_used_again(tmp_path: Path) -> None:
     world = World(tmp_path / "w", "within, no backup").build()
     old = set(os.listdir(world.source))
-    assert claim_of(world, Trigger(0, lambda: None, within=True)) == "done"
+    assert claim_of(world) == "done"
     shards = set(os.listdir(world.source)) - {INDEX, "config.json", "sub"}
     assert shards == {f"model-v2-{n:05d}-of-00003.safetensors" for n in (1, 2, 3)}
     assert not shards & old
-    assert claim_of(world, Trigger(0, lambda: None, within=True)) == "done"
+    assert claim_of(world) == "done"
     assert name_of(1, 3).replace("model-", "model-v3-") in os.listdir(world.source)
 
 
@@ -315,7 +216,7 @@ def test_a_folder_that_cannot_change_places_keeps_what_is_beside_its_weights(
     (tmp_path / "new.txt").write_bytes(b"")
     (world.source / "new.txt").symlink_to(tmp_path / "new.txt")
     (world.source / "more.txt").write_bytes(b"")
-    syscalls.before = Trigger(0, lambda: None, within=True)
+    syscalls.before = undisturbed(world)
     try:
         with pytest.raises(StorageError) as caught:
             world.run()
