@@ -39,23 +39,23 @@ if TYPE_CHECKING:
     from ckmigrate.stamping import Stamp, tag, tag_metadata
     from ckmigrate.symbolic import concat, stack
     from ckmigrate.upgrading import Upgraded, UpgradePlan, plan, upgrade
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "Checkpoint": "ckmigrate.checkpoint",
-        "CkmigrateError": "ckmigrate.errors",
-        "MigratedOnLoad": "ckmigrate.errors",
-        "Stamp": "ckmigrate.stamping",
-        "UpgradePlan": "ckmigrate.upgrading",
-        "Upgraded": "ckmigrate.upgrading",
-        "concat": "ckmigrate.symbolic",
-        "init": "ckmigrate.init",
-        "load": "ckmigrate.loading",
-        "plan": "ckmigrate.upgrading",
-        "stack": "ckmigrate.symbolic",
-        "tag": "ckmigrate.stamping",
-        "tag_metadata": "ckmigrate.stamping",
-        "upgrade": "ckmigrate.upgrading",
-    },
-)
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "Checkpoint": "ckmigrate.checkpoint",
+            "CkmigrateError": "ckmigrate.errors",
+            "MigratedOnLoad": "ckmigrate.errors",
+            "Stamp": "ckmigrate.stamping",
+            "UpgradePlan": "ckmigrate.upgrading",
+            "Upgraded": "ckmigrate.upgrading",
+            "concat": "ckmigrate.symbolic",
+            "init": "ckmigrate.init",
+            "load": "ckmigrate.loading",
+            "plan": "ckmigrate.upgrading",
+            "stack": "ckmigrate.symbolic",
+            "tag": "ckmigrate.stamping",
+            "tag_metadata": "ckmigrate.stamping",
+            "upgrade": "ckmigrate.upgrading",
+        },
+    )

@@ -3,13 +3,17 @@ the parts that it needs."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 __all__ = ["lazily"]
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """The `__getattr__` of a package (PEP 562).
+def lazily(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """The `__getattr__` and the `__dir__` of a package (PEP 562), which type checkers need not see:
+    to them a package with a `__getattr__` has every name.
 
     homes  name → the module that it is in; a module of that name in the package is the name itself
     """
@@ -23,4 +27,7 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
         module = import_module(home)
         return module if home == f"{package}.{name}" else getattr(module, name)
 
-    return find
+    def listed() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return find, listed

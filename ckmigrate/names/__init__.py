@@ -56,24 +56,24 @@ if TYPE_CHECKING:
     from ckmigrate.names.order import natural_key
     from ckmigrate.names.pattern import Captures, Pattern, PatternLike
     from ckmigrate.names.renaming import pair
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "Captures": "ckmigrate.names.pattern",
-        "Group": "ckmigrate.names.grouping",
-        "Match": "ckmigrate.names.matching",
-        "Pattern": "ckmigrate.names.pattern",
-        "PatternLike": "ckmigrate.names.pattern",
-        "StackGroup": "ckmigrate.names.grouping",
-        "compile_pattern": "ckmigrate.names.compiling",
-        "expand": "ckmigrate.names.compiling",
-        "groups": "ckmigrate.names.grouping",
-        "natural_key": "ckmigrate.names.order",
-        "nearest": "ckmigrate.names.likeness",
-        "pair": "ckmigrate.names.renaming",
-        "select": "ckmigrate.names.matching",
-        "stack_groups": "ckmigrate.names.grouping",
-        "substitute": "ckmigrate.names.filling",
-    },
-)
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "Captures": "ckmigrate.names.pattern",
+            "Group": "ckmigrate.names.grouping",
+            "Match": "ckmigrate.names.matching",
+            "Pattern": "ckmigrate.names.pattern",
+            "PatternLike": "ckmigrate.names.pattern",
+            "StackGroup": "ckmigrate.names.grouping",
+            "compile_pattern": "ckmigrate.names.compiling",
+            "expand": "ckmigrate.names.compiling",
+            "groups": "ckmigrate.names.grouping",
+            "natural_key": "ckmigrate.names.order",
+            "nearest": "ckmigrate.names.likeness",
+            "pair": "ckmigrate.names.renaming",
+            "select": "ckmigrate.names.matching",
+            "stack_groups": "ckmigrate.names.grouping",
+            "substitute": "ckmigrate.names.filling",
+        },
+    )

@@ -10,21 +10,6 @@ from typing import TYPE_CHECKING
 
 from ckmigrate.lazily import lazily
 
-if TYPE_CHECKING:
-    from ckmigrate.operations import (
-        assign,
-        cast,
-        compute,
-        copy,
-        gather,
-        init,
-        rearrange,
-        rename,
-        resize,
-        split,
-        stack,
-    )
-
 __all__ = [
     "assign",
     "cast",
@@ -39,4 +24,19 @@ __all__ = [
     "stack",
 ]
 
-__getattr__ = lazily(__name__, {name: f"{__name__}.{name}" for name in __all__})
+if TYPE_CHECKING:
+    from ckmigrate.operations import (
+        assign,
+        cast,
+        compute,
+        copy,
+        gather,
+        init,
+        rearrange,
+        rename,
+        resize,
+        split,
+        stack,
+    )
+else:
+    __getattr__, __dir__ = lazily(__name__, {name: f"{__name__}.{name}" for name in __all__})
