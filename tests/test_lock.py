@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ckmigrate.errors import StorageError
-from ckmigrate.execute.lock import locked
+from ckmigrate.execute.lock import _candidates, locked
 
 HOLD = """
 import sys
@@ -119,6 +119,18 @@ def test_locked_falls_back_when_the_runtime_folder_is_unusable(
     with locked(tmp_path / "model.pt"):
         pass
     assert (tmp_path / f"ckmigrate-{os.getuid()}").is_dir()
+
+
+@pytest.mark.parametrize("unusable", ["missing", "relative", "read-only"])
+def test_locked_does_not_insist_on_an_unusable_tmpdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusable: str
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    folder = {"missing": str(tmp_path / "gone"), "relative": "."}.get(unusable, str(tmp_path))
+    monkeypatch.setenv("TMPDIR", folder)
+    # The superuser may write everywhere, so that permissions would not do.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    assert list(_candidates()) == [Path(f"/tmp/ckmigrate-{os.getuid()}")]
 
 
 def test_locked_refuses_a_folder_that_others_could_tamper_with(

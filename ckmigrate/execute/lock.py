@@ -104,9 +104,14 @@ def _candidates() -> Iterator[Path]:
         yield Path(runtime) / "ckmigrate"
     # `tempfile` knows it too, and takes longer to import than a change in place takes.
     named = (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp")
-    folders = [folder for folder in named if folder.startswith("/") and os.path.isdir(folder)]
-    if folders:
-        yield Path(folders[0]) / f"ckmigrate-{os.getuid()}"
+    # One of them only: a process that went on to the next would not see the lock of another.
+    if folder := next(filter(_is_usable, named), None):
+        yield Path(folder) / f"ckmigrate-{os.getuid()}"
+
+
+def _is_usable(folder: str) -> bool:
+    is_there = folder.startswith("/") and os.path.isdir(folder)
+    return is_there and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _private(folder: Path) -> Path:
