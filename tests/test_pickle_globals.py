@@ -219,6 +219,12 @@ def test_a_name_with_a_line_break_is_refused() -> None:
     assert "not the name of a class" in refused(data, "mypkg.*").what
 
 
+def test_a_name_of_any_length_is_not_kept_in_memory() -> None:
+    name = b"C" * 5000
+    data = b"\x80\x04\x8c\x05mypkgX" + len(name).to_bytes(4, "little") + name + b"\x93."
+    assert "not the name of a class" in refused(data, "mypkg.*").what
+
+
 def test_the_reader_of_a_dangerous_pickle_runs_nothing(tmp_path: pathlib.Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, tuple[str]]:

@@ -196,6 +196,8 @@ _OLD_NAMES: Final[Mapping[str, str]] = {"xrange": "range", "long": "int", "unico
 _OLD_MODULES: Final[Mapping[str, str]] = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _MOST_KNOWN: Final = 1024
 """Names: a file has a few dozens of them, thousands of times."""
+_LONGEST: Final = 4096
+"""Characters of a module or of a name; no file may fill the memory with names that are kept."""
 _DOTTED: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
@@ -205,7 +207,8 @@ def canonical(module: str, name: str) -> Global:
 
     A line break in a name would become a second name when the pickle is written again.
     """
-    if not (_DOTTED.fullmatch(module) and _DOTTED.fullmatch(name)):
+    is_short = max(len(module), len(name)) <= _LONGEST
+    if not (is_short and _DOTTED.fullmatch(module) and _DOTTED.fullmatch(name)):
         raise BadPickle(f"{module!r:.60} {name!r:.60} is not the name of a class")
     module = _OLD_MODULES.get(module, module)
     return Global(module, _OLD_NAMES.get(name, name) if module == "builtins" else name)
