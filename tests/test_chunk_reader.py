@@ -111,3 +111,41 @@ def test_a_file_that_has_another_number_now_keeps_its_tensors(
     found = values(open_checkpoint(folder, before=before))
     assert not read
     assert torch.equal(found["in second"], tensors["in second"][0])
+
+
+def test_places_of_two_entries_that_are_exchanged_are_refused(folder: Path) -> None:
+    """Chunks that need no reading are compared with what `.metadata` says now."""
+    before = open_checkpoint(folder)
+
+    def exchange(metadata: Any) -> None:
+        places = metadata.storage_data
+        one, other = (next(key for key in places if key.fqn == name) for name in ("a", "b"))
+        places[one], places[other] = places[other], places[one]
+
+    rewrite(folder, exchange)
+    with pytest.raises(StorageError) as caught:
+        open_checkpoint(folder, before=before)
+    assert caught.value.code == "CKM784"
+
+
+def test_whatever_a_folder_holds_it_reads_the_same_again(tmp_path: Path) -> None:
+    shared = torch.randn(4)
+    noted = torch.nn.Parameter(torch.randn(3))
+    noted.note = "an attribute"  # type: ignore[attr-defined]
+    state = {
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(1.0),
+        "noted": noted,
+        "shared": [shared, {"again": shared}],
+        "view": torch.randn(6)[1:4],
+        "turned": torch.randn(3, 2).t(),
+        "conjugate": torch.randn(2, dtype=torch.complex64).conj(),
+        "number": 3,
+    }
+    folder = save(tmp_path / "dcp", state)
+    before = open_checkpoint(folder)
+    again = open_checkpoint(folder, before=before)
+    twice = open_checkpoint(folder, before=again)
+    assert repr(before.tree) == repr(again.tree) == repr(twice.tree)
+    assert before.records == again.records == twice.records
+    assert before.chunks.keys() == again.chunks.keys()

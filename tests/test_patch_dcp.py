@@ -14,6 +14,8 @@ from torch import Tensor
 from ckmigrate.errors import CkmigrateError, StorageError
 from ckmigrate.execute.undo import pending_path, require_settled
 from ckmigrate.patch import make_patch, obstacles
+from ckmigrate.prepare import Prepared
+from ckmigrate.verify import verify_file
 from tests.cli_project import ROOT
 from tests.dcp_folders import grid, handmade, metadata_of, ranks, rows, save, whole
 from tests.dcp_folders import load as dcp_load
@@ -111,6 +113,26 @@ def test_names_change_and_no_data_file_is_touched(tmp_path: Path) -> None:
     assert tag_of(old).revision is not None
     assert take_back(old) == "base"
     assert snapshot(old) == before
+
+
+def test_damage_to_a_data_file_during_the_change_is_noticed_and_the_index_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read before the change is believed only of files that are still the same."""
+    zoo = Zoo(tmp_path, RENAME)
+    old = saved(tmp_path)
+    index = (old / ".metadata").read_bytes()
+    damaged = next(iter(sorted(old.glob("*.distcp"))))
+
+    def verify_after_damage(path: Path, prepared: Prepared) -> None:
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+        verify_file(path, prepared)
+
+    monkeypatch.setattr("ckmigrate.fast.verify_file", verify_after_damage)
+    with pytest.raises(StorageError) as caught:
+        change(zoo, old)
+    assert caught.value.code == "CKM784"
+    assert (old / ".metadata").read_bytes() == index
 
 
 def test_parts_that_were_saved_apart_are_named_and_joined_again(tmp_path: Path) -> None:

@@ -37,8 +37,6 @@ from ckmigrate.names.order import natural_key
 __all__ = ["read_dcp"]
 
 _OF_A_RANK: Final = re.compile(r"__[0-9]+\.metadata")
-_MOST_OPEN: Final = 64
-_AGAIN: Final = "Copy or save the checkpoint again; files of two versions may be mixed."
 
 
 def read_dcp(
