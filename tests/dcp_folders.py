@@ -13,8 +13,10 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,18 +154,30 @@ def handmade(
 
 
 _RANK = """
-import sys, torch
+import os, sys, traceback, torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 rank, world = int(sys.argv[1]), int(sys.argv[2])
 torch.manual_seed(0)
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
 try:
+    dist.init_process_group("gloo", f"file://{sys.argv[3]}", rank=rank, world_size=world)
     exec(compile(open(sys.argv[4]).read(), sys.argv[4], "exec"))
-finally:
-    dist.destroy_process_group()
+except BaseException:
+    traceback.print_exc()
+    os._exit(1)
+os._exit(0)
 """
+"""A rank, which ends without finalizing the interpreter.
+
+FSDP's modules keep the process group alive past `destroy_process_group`, and with it gloo's worker
+threads. A worker lets go of the tensors of a collective after the collective counts as done; where
+the interpreter is being finalized by then, taking the lock to release them aborts the process:
+"terminate called without an active exception".
+"""
+
+_LIMIT = 120
+"""Seconds for all ranks together."""
 
 
 def ranks(folder: Path, world: int, code: str, *, path: Iterable[Path] = ()) -> None:
@@ -172,20 +186,30 @@ def ranks(folder: Path, world: int, code: str, *, path: Iterable[Path] = ()) -> 
     script.write_text(textwrap.dedent(code))
     store.unlink(missing_ok=True)
     environment = {"PYTHONPATH": ":".join(map(str, [*path, ROOT])), "GLOO_SOCKET_IFNAME": "lo"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANK, str(rank), str(world), str(store), str(script)],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * world, "\n".join(said)
+    said = [folder / f"rank{rank}.log" for rank in range(world)]
+    started: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as stack:
+        for rank, log in enumerate(said):
+            arguments = [str(rank), str(world), str(store), str(script)]
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-c", _RANK, *arguments],
+                cwd=folder,
+                env=environment,
+                stdout=stack.enter_context(log.open("wb")),
+                stderr=subprocess.STDOUT,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started.append(process)
+        ended = _ended(started)
+    logs = [f"exit code {end}\n{log.read_text()}" for end, log in zip(ended, said, strict=True)]
+    assert ended == [0] * world, "\n".join(f"rank {n}: {log}" for n, log in enumerate(logs))
+
+
+def _ended(started: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
+    """The exit code of each, None where it still runs at the limit."""
+    limit = time.monotonic() + _LIMIT
+    for process in started:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, limit - time.monotonic()))
+    return [process.poll() for process in started]
