@@ -154,7 +154,10 @@ def _of_failures(name: str, replay: Replay) -> Iterator[Finding]:
             continue  # a finding of its own
         if is_unknown_metadata(error):
             what = f"{label} reads metadata, so snapshot '{name}' cannot be led past it"
-            fix = "Read the parameter through ck.params, with a value in [tool.ckmigrate.params]."
+            fix = (
+                "Where it only edits: ck.meta.rename(…, optional=True) asks nothing. A parameter: "
+                "read it through ck.params, with a value in [tool.ckmigrate.params]."
+            )
             yield Finding("warning", what, fix, path=script.path, line=_line_of(error.where))
         else:
             what = f"{label} fails on snapshot '{name}': {error.what}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from ckmigrate.checkpoint import Checkpoint
 from ckmigrate.errors import CkmigrateError, MigrationError
@@ -223,6 +224,12 @@ def trace_back(
     return Trace(done[0].before if done else state, tuple(done))
 
 
+_NO_REPLAY: Final = (
+    "its operations cannot be replayed on the schema that it started from; those of a script that "
+    "reads ck.meta never can (to edit only: ck.meta.rename(…, optional=True))"
+)
+
+
 def obstacles(
     script: Script, loaded: LoadedScript, replay: Mapping[str, TracedScript]
 ) -> list[str]:
@@ -236,7 +243,7 @@ def obstacles(
         return [f"line {line}: it is not finished; replace its todo by the operation that is meant"]
     traced = replay.get(script.id)
     if traced is None:
-        return ["its operations cannot be replayed on the schema that it started from"]
+        return [_NO_REPLAY]
     found = []
     for record in traced.records:
         place = f"line {record.line}, " if record.line else ""

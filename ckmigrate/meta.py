@@ -125,8 +125,8 @@ class Meta:
                 f"metadata '{path}' is not known here",
                 why="The history is being replayed on names and shapes alone, to learn which "
                 "revision a file is at or how to go back.",
-                fix="Read parameters through ck.params where a replay must be possible, or say "
-                "the revision with --from.",
+                fix="Read parameters through ck.params where a replay must be possible, edit with "
+                "ck.meta.rename(…, optional=True), or say the revision with --from.",
             )
 
     def apply(self, edit: MetaEdit) -> tuple[Meta, MetaEdit]:

@@ -12,7 +12,7 @@ from ckmigrate.errors import IdentifyError
 from ckmigrate.execute.source import is_plain
 from ckmigrate.execute.undo import require_settled
 from ckmigrate.formats.base import Stored
-from ckmigrate.formats.folder_names import JSON_ROOTS, folder_of
+from ckmigrate.formats.folder_names import JSON_ROOTS, folder_of, is_shard_name
 from ckmigrate.formats.open_checkpoint import open_checkpoint
 from ckmigrate.identify import Identity, Replay, identify
 from ckmigrate.meta import Meta
@@ -179,6 +179,11 @@ def identify_opened(
         )
     except IdentifyError as error:
         error.where = error.where or str(opened.stored.path)
+        if error.code == "CKM414" and is_shard_name(opened.stored.path.name):
+            error.why = "Its name says that it is one of several shards."
+            error.fix = (
+                "Give the folder that it is in, with all shards and their index (*.index.json)."
+            )
         raise
 
 

@@ -193,8 +193,15 @@ def would_lose(stored: Stored, lost: Sequence[str], why: str) -> StorageError:
         where=str(stored.path),
         details=tuple(lost[:10]) + ((f"… {len(lost) - 10} more",) if len(lost) > 10 else ()),
         why=f"They are no tensors of the model, and {why}.",
-        fix="Write a .pt file to keep them, or say --weights-only to leave them behind.",
+        fix=f"Write {_keeper(stored)} to keep them, or say --weights-only to leave them behind.",
     )
+
+
+def _keeper(stored: Stored) -> str:
+    """What has a place for all that a checkpoint holds."""
+    if not stored.is_flat:
+        return "a .pt file"
+    return "a folder (-o NAME/)" if stored.folder else "a .safetensors file"
 
 
 def held_tensors(plan: Plan, layout: Layout) -> dict[str, Tensor]:

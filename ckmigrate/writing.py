@@ -121,9 +121,11 @@ def changes(prepared: Prepared) -> bool:
 def _left_behind(prepared: Prepared, destination: Destination) -> str | None:
     """What a single file has no place for, of a source that is a folder."""
     stored = prepared.opened.stored
-    beside = len(stored.files) - len(stored.folder.shards) if stored.folder else 0
+    folder = stored.folder
+    beside = len(folder.others) + (folder.config is not None) if folder else 0
     result = folder_format(stored, prepared.request.to_format, prepared.request.max_shard_size)
     if not beside or (destination.folder and result == stored.format):
         return None
     kind = "another kind of folder" if destination.folder else "a single file"
-    return f"{counted(beside, 'file')} beside the shards stay there; the result is {kind}"
+    stay = "stays" if beside == 1 else "stay"
+    return f"{counted(beside, 'file')} beside the shards {stay} there; the result is {kind}"

@@ -97,6 +97,7 @@ MEANINGS = {
     "CKM705": "safetensors cannot hold this",
     "CKM706": "there is no such file",
     "CKM707": "a path cannot be read as a checkpoint",
+    "CKM708": "a file is not a checkpoint",
     "CKM713": "a torch file holds what is not supported",
     "CKM715": "a torch file is damaged, or too new",
     "CKM716": "the tag in a torch file is damaged",

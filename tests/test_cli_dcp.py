@@ -299,3 +299,22 @@ def test_a_folder_changes_in_place_without_moving_a_chunk_and_back(toy: Toy) -> 
     assert (source / TAG).exists()
     assert toy.run("undo", "ck/.metadata").code == 0
     assert not (source / TAG).exists()
+
+
+@pytest.mark.parametrize("verb", ["current", "plan"])
+def test_a_save_that_was_cut_off_is_told(toy: Toy, verb: str) -> None:
+    saved(toy, "runs/step-1")
+    (saved(toy, "runs/step-2") / ".metadata").unlink()
+    for path in ("runs/step-2", "runs"):
+        ran = toy.run(verb, path)
+        assert (ran.code, "error[CKM787]" in ran.err) == (7, True)
+        assert "step-2 has data of a distributed checkpoint, and no .metadata" in ran.err
+        assert "save writes .metadata last" in ran.err
+    assert "runs/step-1" in ran.out
+
+
+def test_a_data_file_alone_leads_to_its_folder(toy: Toy) -> None:
+    saved(toy)
+    ran = toy.run("current", "ck/__0_0.distcp")
+    assert (ran.code, "error[CKM708]" in ran.err) == (7, True)
+    assert "fix: Give ck." in ran.err

@@ -163,6 +163,9 @@ def test_a_folder_that_is_not_there_and_one_that_is_not_writable(toy: Toy) -> No
     path = toy.checkpoint()
     ran = toy.run("upgrade", path, "-o", "nowhere/new.pt", "--no-model")
     assert (ran.code, "error[CKM755]" in ran.err) == (7, True)
+    ran = toy.run("upgrade", "nowhere/old.pt", "--in-place", "--no-model")
+    assert (ran.code, "error[CKM706]" in ran.err) == (7, True)
+    assert "mkdir" not in ran.err
 
 
 @pytest.mark.parametrize(

@@ -161,3 +161,16 @@ def test_no_name_is_cut_in_what_plan_says_about_it(tmp_path: Path) -> None:
     assert "…" not in told
     assert end - begin > 1
     assert all(len(line) <= 80 or " " not in line.strip() for line in lines[begin:end])
+
+
+def test_commands_in_messages_can_be_pasted(toy: Toy) -> None:
+    old = toy.checkpoint().rename(toy.root / "my model.safetensors")
+    ran = toy.run("upgrade", old.name, *FAST)
+    assert "`ckmigrate undo 'my model.safetensors'` takes it back" in ran.out
+    record = toy.run("current", "my model.safetensors.undo-base")
+    assert record.err.rstrip().endswith("ckmigrate undo 'my model.safetensors'")
+    pending_path(old).touch()
+    ran = toy.run("current", old.name)
+    assert f"ckmigrate undo '{old}'" in ran.err
+    ran = toy.run("upgrade", toy.checkpoint().name, "-o", "a b/new.pt", "--no-model")
+    assert f"(mkdir -p '{toy.root}/a b')" in ran.err

@@ -108,7 +108,7 @@ def test_a_size_makes_a_new_layout_and_a_slash_a_folder(toy: Toy) -> None:
     assert os.listdir(toy.root / "one") == ["model.safetensors"]
     single = toy.run("upgrade", "many", "-o", "single.safetensors")
     assert single.code == 0
-    assert "stay there" in single.err
+    assert "there; the result is" not in single.err  # nothing but an index
     assert (toy.root / "single.safetensors").is_file()
 
 
@@ -135,3 +135,33 @@ def test_what_cannot_be_written_is_refused(
     assert (done.code, what in done.err) == (code, True), done.err
     assert sorted(os.listdir(toy.root)) == before
     assert os.listdir(toy.root / "full") == ["mine.txt"]
+
+
+def test_a_shard_that_is_named_alone_leads_to_its_folder(toy: Toy) -> None:
+    model(toy)
+    before = toy.files()
+    ran = toy.run("upgrade", "model/model-00002-of-00003.safetensors", "--in-place", "--no-model")
+    assert (ran.code, "error[CKM414]" in ran.err) == (4, True)
+    assert "one of several shards" in ran.err
+    assert "fix: Give the folder" in ran.err
+    assert "--from" not in ran.err
+    assert toy.files() == before
+
+
+@pytest.mark.parametrize("place", [("-o", "one.pt"), ("-o", "d", "--to-format", "dcp")])
+def test_an_edited_configuration_needs_a_folder(toy: Toy, place: tuple[str, ...]) -> None:
+    body = '    ck.meta.rename("config.n_head", "config.heads", optional=True)\n'
+    toy.script(4, "heads", body, revision="d4d4d4d4d4")
+    model(toy)
+    ran = toy.run("upgrade", "model", *place, "--no-model")
+    assert (ran.code, "error[CKM740]" in ran.err) == (7, True)
+    assert "fix: Write a folder (-o NAME/) to keep them" in ran.err
+    assert toy.run("upgrade", "model", "-o", "kept/", "--no-model").code == 0
+    assert json.loads((toy.root / "kept" / "config.json").read_text()) == {"heads": 2}
+
+
+def test_two_layouts_at_once_are_refused(toy: Toy) -> None:
+    model(toy)
+    ran = toy.run("upgrade", "model", "-o", "d", "--to-format", "dcp", "--max-shard-size", "1MB")
+    assert (ran.code, "error[CKM233]" in ran.err) == (2, True)
+    assert not (toy.root / "d").exists()

@@ -116,7 +116,7 @@ def test_an_undo_record_names_nothing_but_a_file_beside_it(tmp_path: Path, targe
     error = refused(path)
     assert "undo record" in error.what
     is_name = target in ("{x}", 'ü"\\')
-    assert str(error.fix).endswith(f"ckmigrate undo {tmp_path / target}") == is_name
+    assert str(error.fix).endswith(f"ckmigrate undo '{tmp_path / target}'") == is_name
 
 
 @pytest.mark.parametrize("rest", [b"", b"1\n", b'1\n12345678{"target":"\xff"', b"1\n12345678{}"])

@@ -117,7 +117,7 @@ def test_a_folder_becomes_a_folder(toy: Toy) -> None:
     assert done.output == Path("new")
     assert Path("new/vocab.txt").read_text() == "a"
     single = ckmigrate.upgrade("model", "new.safetensors", no_model=True)
-    assert single.notes == ("2 files beside the shards stay there; the result is a single file",)
+    assert single.notes == ("1 file beside the shards stays there; the result is a single file",)
 
 
 @pytest.mark.parametrize("output", ["new/", Path("new")])

@@ -244,7 +244,7 @@ class _Search:
             where=str(path),
             details=() if passed is None else (passed,),
             why=f"looked for *{', *'.join(SUFFIXES)} and for folders of weights (with an index of "
-            "shards, or with a model.safetensors), in all folders below"
+            "shards, a model.safetensors, or *.distcp files), in all folders below"
             if is_folder
             else "no file has this name, and as a pattern it fits no checkpoint",
             fix="Give a checkpoint file, a folder of weights, or a folder that they are in.",

@@ -16,7 +16,7 @@ from ckmigrate.errors import UsageError
 if TYPE_CHECKING:
     from ckmigrate.execute.preflight import Destination
 
-__all__ = ["Placement", "place"]
+__all__ = ["Placement", "check_layout", "place"]
 
 _WAYS = (
     "-o OUT         write a new file or folder; the source is only read",
@@ -79,7 +79,11 @@ class Placement:
         )
 
     def check(self, source: Found) -> None:
-        """Refuse an output that cannot be written, before the work; StorageError CKM75x."""
+        """Refuse an output that cannot be written, before the work; StorageError CKM75x.
+
+        A source that is not there says so when it is read."""
+        if self.in_place and not source.path.exists():
+            return
         from ckmigrate.execute.preflight import Destination, preflight
 
         missing = self._missing_folders(source)
@@ -200,6 +204,14 @@ def _check_folder(out: Path | None, paths: Sequence[Path], *, in_place: bool) ->
     if out is not None and is_file_name(out):
         what = f"{out.name} is the name of a file, and the result is a folder"
         raise UsageError("CKM233", what, fix=f"For example: -o {out.with_suffix('')}/")
+
+
+def check_layout(max_shard_size: str | None, to_format: str | None) -> None:
+    """UsageError CKM233 where two layouts of the result are asked for."""
+    if max_shard_size is not None and to_format is not None:
+        what = f"--max-shard-size does not go with --to-format {to_format}"
+        fix = "It is about folders of safetensors or .bin shards: leave one of the two out."
+        raise UsageError("CKM233", what, fix=fix)
 
 
 def _check_out(out: Path, paths: Sequence[Path], *, folder: bool) -> None:

@@ -12,7 +12,7 @@ import click
 from ckmigrate.cli.app import Verb, pass_session
 from ckmigrate.cli.batch import Work, each, write_all
 from ckmigrate.cli.collect import Collection, Found, collect
-from ckmigrate.cli.destination import Placement, place
+from ckmigrate.cli.destination import Placement, check_layout, place
 from ckmigrate.cli.misplaced import require_paths
 from ckmigrate.cli.options import (
     batch_options,
@@ -110,6 +110,7 @@ def migrate_all(
     output = {name: options.pop(name) for name in OUTPUT}
     batch = {name: options.pop(name) for name in BATCH}
     is_placed = any(output[name] for name in ("out", "out_dir", "in_place"))
+    check_layout(options["max_shard_size"], options["to_format"])
     sharded = options["max_shard_size"] is not None or options["to_format"] is not None
     verb = session.verb or ""
     collection = find(session, paths, output)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +221,8 @@ class _Run:
                 where=str(self.target),
                 why=f"First this failed: {cause}. The undo record is beside the checkpoint, and "
                 "with it everything that the old version needs.",
-                fix=f"When the disk can be written again: ckmigrate undo {self.target}",
+                fix="When the disk can be written again: "
+                f"ckmigrate undo {shlex.quote(str(self.target))}",
             ) from cause
 
 

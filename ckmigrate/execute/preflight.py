@@ -59,11 +59,13 @@ def preflight(
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
+        import shlex
+
         raise StorageError(
             "CKM755",
             f"there is no folder {folder}",
             why="the new checkpoint would be written into it",
-            fix=f"Make it (mkdir -p {folder}) or choose another place.",
+            fix=f"Make it (mkdir -p {shlex.quote(str(folder))}) or choose another place.",
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def require_settled(path: Path) -> None:
                 where=str(path),
                 why=f"The undo record {pending_path(candidate).name} lies beside it: the file may "
                 "be half the old and half the new version.",
-                fix=f"Wait for the run; if there is none: ckmigrate undo {candidate}",
+                fix="Wait for the run; if there is none: "
+                f"ckmigrate undo {shlex.quote(str(candidate))}",
             )
 
 
@@ -256,7 +258,7 @@ def _rolled(target: Path) -> Iterator[None]:
             f"{target.name} could not be rolled back: {error.strerror or error}",
             where=str(target),
             why="The undo record is still there, with everything that the old version needs.",
-            fix=f"When the disk can be written again: ckmigrate undo {target}",
+            fix=f"When the disk can be written again: ckmigrate undo {shlex.quote(str(target))}",
         ) from error
 
 

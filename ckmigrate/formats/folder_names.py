@@ -1,6 +1,7 @@
 """What the names of files in a folder of weights say.
 
 .metadata                          the index of a torch distributed checkpoint (DCP)
+*.distcp                           its data
 ckmigrate.json                     ckmigrate's tag beside it
 *.index.json                       the index of shards
 config.json                        reachable as `ck.meta["config.…"]`
@@ -17,6 +18,7 @@ from typing import Final
 
 __all__ = [
     "CONFIG",
+    "DATA_SUFFIX",
     "INDEX_SUFFIX",
     "JSON_ROOTS",
     "METADATA",
@@ -27,9 +29,11 @@ __all__ = [
     "is_average_file",
     "is_index_name",
     "is_optimizer_file",
+    "is_shard_name",
 ]
 
 METADATA: Final = ".metadata"
+DATA_SUFFIX: Final = ".distcp"
 TAG_FILE: Final = "ckmigrate.json"
 INDEX_SUFFIX: Final = ".index.json"
 CONFIG: Final = "config.json"
@@ -43,6 +47,7 @@ WEIGHTS: Final[tuple[tuple[str, str], ...]] = (
 )
 """Stem and suffix of a file of weights that is the only one of its folder."""
 
+_SHARD: Final = re.compile(r".+-[0-9]{5,}-of-[0-9]{5,}\.(safetensors|bin)")
 _OPTIMIZER: Final = re.compile(r"optimizer[._][^/]*(/|$)|global_step[0-9]+/")
 _AVERAGE: Final = re.compile(r"([^/]*[._-])?ema([._-][^/]*)?\.(pt|pth|bin|ckpt|pkl)")
 
@@ -65,6 +70,11 @@ def holds_weights(names: Collection[str]) -> bool:
         for name in names
         for stem, suffix in WEIGHTS
     )
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file of this name is one of several that only together are a checkpoint."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def is_optimizer_file(name: str) -> bool:

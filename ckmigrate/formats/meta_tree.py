@@ -238,7 +238,10 @@ def _unknown(tree: object, path: str, what: str) -> MigrationError:
     near = list(_below(node, rest)) or difflib.get_close_matches(rest, names, _NEAR, 0.5)
     shown = ", ".join(repr(".".join([*parts[:count], name])) for name in near or names[:_NEAR])
     why = f"near it: {shown}" if shown else "there is nothing near it"
-    fix = "Correct the path, or ask first: if 'PATH' in ck.meta."
+    fix = (
+        "Correct the path; where only some files have it: ck.meta.rename(…, optional=True), or "
+        "ck.meta.get(PATH, DEFAULT)."
+    )
     return MigrationError("CKM571", what, why=why, fix=fix)
 
 

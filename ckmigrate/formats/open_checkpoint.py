@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Never
 from ckmigrate.errors import StorageError
 from ckmigrate.formats import safetensors
 from ckmigrate.formats.base import Record, Stored
-from ckmigrate.formats.folder_names import METADATA
+from ckmigrate.formats.folder_names import DATA_SUFFIX, METADATA
 
 if TYPE_CHECKING:
     from ckmigrate.formats.content import Foreign
@@ -55,11 +55,11 @@ def open_checkpoint(
 
 
 def is_checkpoint_folder(names: Collection[str]) -> bool:
-    """Whether a folder with these names in it is one checkpoint, and not a folder of several."""
+    """Whether a folder with these names in it is one checkpoint, whole or not, and not a folder of
+    several."""
     from ckmigrate.formats.folder_names import holds_weights
 
-    is_dcp = METADATA in names and any(name.endswith(".distcp") for name in names)
-    return is_dcp or holds_weights(names)
+    return any(name.endswith(DATA_SUFFIX) for name in names) or holds_weights(names)
 
 
 def _is_dcp(path: Path) -> bool:
@@ -81,6 +81,12 @@ def _open_file(path: Path, carry: tuple[str, ...]) -> Stored:
     fd = open_regular(path)
     try:
         return _read(path, fd, carry)
+    except StorageError as error:
+        if path.suffix == DATA_SUFFIX:
+            what, fix = f"{path.name} is not a checkpoint by itself", f"Give {path.parent}."
+            why = "it holds data of a distributed checkpoint, which is the folder that it is in"
+            raise StorageError("CKM708", what, where=str(path), why=why, fix=fix) from error
+        raise
     finally:
         os.close(fd)
 
@@ -173,8 +179,11 @@ def _refuse(path: Path, code: str, what: str, *, fix: str, why: str | None = Non
 
 def _refused_content(path: Path, head: bytes, kind: Foreign | None) -> StorageError:
     if kind is not None:
+        import shlex  # few files are refused
+
         code = "CKM709" if kind.lost else "CKM708"
-        fix = kind.fix.format(name=path.name, about=path.with_name(kind.about or path.name))
+        about = shlex.quote(str(path.with_name(kind.about or path.name)))
+        fix = kind.fix.format(name=path.name, about=about)
         return StorageError(code, f"{path.name} is {kind.kind}", where=str(path), fix=fix)
     return StorageError(
         "CKM708",

@@ -23,7 +23,15 @@ from ckmigrate.errors import StorageError
 from ckmigrate.formats.base import Container, Folder, Record, Stored, StoredFile
 from ckmigrate.formats.companions import ReadPart, read_companions
 from ckmigrate.formats.folder_listing import list_folder
-from ckmigrate.formats.folder_names import CONFIG, INDEX_SUFFIX, JSON_ROOTS, WEIGHTS, is_index_name
+from ckmigrate.formats.folder_names import (
+    CONFIG,
+    DATA_SUFFIX,
+    INDEX_SUFFIX,
+    JSON_ROOTS,
+    METADATA,
+    WEIGHTS,
+    is_index_name,
+)
 from ckmigrate.formats.safetensors import TIED
 from ckmigrate.formats.shard_index import Index, json_object, parse_index
 from ckmigrate.formats.tree import Storage, Tensor
@@ -156,6 +164,8 @@ def _refuse_choice(root: Path, found: Sequence[str]) -> Never:
 
 
 def _no_weights(root: Path, names: Sequence[str]) -> StorageError:
+    if any(name.endswith(DATA_SUFFIX) for name in names):
+        return _no_metadata(root)
     weights = [n for n in names if n.endswith((".safetensors", ".pt", ".pth", ".ckpt", ".bin"))]
     listed = ", ".join(str(root / name) for name in weights[:3])
     return StorageError(
@@ -165,6 +175,18 @@ def _no_weights(root: Path, names: Sequence[str]) -> StorageError:
         why="a folder is a checkpoint where it has an index of shards (*.safetensors.index.json, "
         "*.bin.index.json) or a model.safetensors",
         fix=f"Give a file in it, such as {listed}." if weights else "Give a checkpoint file.",
+    )
+
+
+def _no_metadata(root: Path) -> StorageError:
+    return StorageError(
+        "CKM787",
+        f"{root.name or root} has data of a distributed checkpoint, and no {METADATA}",
+        where=str(root),
+        why=f"torch.distributed.checkpoint.save writes {METADATA} last: it was cut off, or the "
+        "hidden file was left behind by a copy, as `cp DIR/*` does.",
+        fix=f"Copy {METADATA} from where the checkpoint was saved; if it is not there either, take "
+        "an earlier checkpoint.",
     )
 
 

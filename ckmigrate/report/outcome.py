@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from ckmigrate.execute.commit import Committed
 from ckmigrate.migrate import Outcome, Prepared
 from ckmigrate.report.escape import printable
@@ -69,7 +71,8 @@ def _way_back(committed: Committed) -> str:
     if committed.backup is None:
         return ""
     record = printable(committed.backup.name)
-    return f"\n  `ckmigrate undo {printable(committed.path)}` takes it back, by {record}"
+    path = printable(shlex.quote(str(committed.path)))
+    return f"\n  `ckmigrate undo {path}` takes it back, by {record}"
 
 
 def _common(prepared: Prepared) -> dict[str, object]:
