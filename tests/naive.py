@@ -125,6 +125,18 @@ class Naive:
                     found.append(same)
         return found
 
+    def has_twin(self, part: Sequence[str]) -> bool:
+        """Whether another name of the tie has the same values as an untouched part of it: a change
+        that changed nothing, such as a permutation of no dimensions, may or may not have parted
+        the two."""
+        (whole,) = (group for group in self.ties if part[0] in group)
+        entry = self.entries[part[0]]
+        others = (self.entries[name] for name in whole if name not in part)
+        return any(
+            other.dtype == entry.dtype and np.array_equal(other.items, entry.items)
+            for other in others
+        )
+
     def untie(self, name: str) -> None:
         for group in self.untouched():
             if name in group:

@@ -99,7 +99,7 @@ def test_without_the_line_nothing_heavy_is_imported(
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "0 ckmigrate ckmigrate.pytest_plugin"
+    assert done.stdout.splitlines()[-1] == "0 ckmigrate ckmigrate.lazily ckmigrate.pytest_plugin"
 
 
 def test_it_is_an_entry_point_of_the_package() -> None:

@@ -21,14 +21,17 @@ def spread_doubt(
     proposals: Sequence[Proposal], old: Mapping[str, TensorSpec], new: Mapping[str, TensorSpec]
 ) -> Iterator[Proposal]:
     """The proposals; what is certainly new, or gone, in an element of a list of which nothing is
-    kept for certain is a guess, once anything in that element is one. So is what is new in a module
-    of which something is another module's, or beside one of as many elements by the same names.
+    kept for certain is a guess, once anything in that element is one. So is an element more, or
+    less, of a list in which anything else is one: it may have been put in, or taken out, there. So
+    is what is new in a module of which something is another module's, or beside one of as many
+    elements by the same names.
 
     old and new are the entries before and after: `blocks.2.fc.weight` is in element `blocks.2`.
     """
     takes = {name: item for item in proposals for name in item.sources}
     gives = {name: item for item in proposals for name in item.targets}
     is_open = _open(old, takes, "drop") | _open(new, gives, "init")
+    is_open |= _moved(old, new, proposals)
     shared = {_module(n) for p in proposals if p.kind in _SECOND for n in p.targets}
     shared |= _twins(old, new)
     for item in proposals:
@@ -51,6 +54,16 @@ def _open(names: Iterable[str], items: Mapping[str, Proposal], kind: str) -> set
         if all(item and (item.kind == kind or item.certainty != "certain") for item in found)
         and any(item and item.certainty != "certain" for item in found)
     }
+
+
+def _moved(old: Iterable[str], new: Iterable[str], proposals: Iterable[Proposal]) -> set[str]:
+    """The elements that are on one side only, of lists in which something is not certain."""
+    open_ones = [p for p in proposals if p.certainty != "certain"]
+    readings = [q for p in open_ones for q in (p, *p.alternatives)]
+    touched = {name for p in readings for name in (*p.sources, *p.targets)}
+    doubted = {_module(element) for name in touched for element in _elements(name)}
+    before, after = ({e for name in names for e in _elements(name)} for names in (old, new))
+    return {element for element in before ^ after if _module(element) in doubted}
 
 
 def _elements(name: str) -> Iterator[str]:

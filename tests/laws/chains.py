@@ -374,7 +374,7 @@ def _tie(draw: Any, world: Naive, name: str, fresh: Any) -> Act | None:
 
 
 def _untie(draw: Any, world: Naive, name: str, fresh: Any) -> Act | None:
-    tied = sorted(n for group in world.untouched() for n in group)
+    tied = sorted(n for group in world.untouched() if not world.has_twin(group) for n in group)
     return ("untie", (draw(st.sampled_from(tied)),), {}) if tied else None
 
 
