@@ -56,8 +56,7 @@ def read_dcp(
 
     Raises StorageError: CKM710 to CKM715 by the pickles and archives in it; CKM765 more than one
     checkpoint; CKM780, CKM781, CKM785 `.metadata`; CKM782 files are missing; CKM783 chunks do not
-    tile their tensor; CKM784 a chunk is not what `.metadata` says; CKM786 and
-    CKM716 the tag.
+    tile their tensor; CKM784 a chunk is not what `.metadata` says; CKM786 and CKM716 the tag.
     """
     root = path.parent if path.name == METADATA else path
     raw = read_text(root / METADATA)
